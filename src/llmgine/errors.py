@@ -1,0 +1,159 @@
+"""Every error that LLMgine raises, in one tree. Each leaf is also the builtin that a caller would expect.
+
+LLMgineError
+├─ ConfigurationError (ValueError)
+│  └─ MissingExtraError (ImportError) .extra
+├─ BusError
+│  ├─ BusNotRunningError (RuntimeError)
+│  ├─ HandlerNotFoundError (LookupError)
+│  ├─ HandlerAlreadyRegisteredError (ValueError)
+│  ├─ SessionClosedError (RuntimeError)
+│  ├─ CommandTimeoutError (TimeoutError) .timeout
+│  └─ DeadlockError .cycle
+├─ StoreError
+├─ ToolError
+│  ├─ ToolRegistrationError (ValueError)
+│  ├─ ToolValidationError (ValueError)
+│  └─ ToolExecutionError
+│     └─ ToolTimeoutError (TimeoutError) .timeout
+└─ ProviderError .provider .model
+   ├─ ProviderUnavailableError (ConnectionError)
+   ├─ ProviderResponseError .status
+   │  ├─ RateLimitedError .retry_after
+   │  └─ ContextLengthError
+   ├─ IncompleteResponseError .partial
+   └─ ModelFileError (OSError)
+"""
+
+
+class LLMgineError(Exception):
+    """The root: `except LLMgineError` catches whatever this package raises on purpose."""
+
+
+class ConfigurationError(LLMgineError, ValueError):
+    """Options that contradict each other or make no sense; raised at construction."""
+
+
+class MissingExtraError(ConfigurationError, ImportError):
+    """An optional dependency is not installed."""
+
+    def __init__(self, extra: str, purpose: str) -> None:
+        super().__init__(f"{purpose} needs the '{extra}' extra. Install it with: pip install 'llmgine[{extra}]'")
+        self.extra = extra
+
+
+class BusError(LLMgineError):
+    """Something went wrong in the message bus itself."""
+
+
+class BusNotRunningError(BusError, RuntimeError):
+    """The bus has been stopped, or belongs to another event loop."""
+
+
+class HandlerNotFoundError(BusError, LookupError):
+    """A command was executed that nobody handles."""
+
+
+class HandlerAlreadyRegisteredError(BusError, ValueError):
+    """A command type has its one handler in this scope already."""
+
+
+class SessionClosedError(BusError, RuntimeError):
+    """A session was used before it began or after it ended."""
+
+
+class CommandTimeoutError(BusError, TimeoutError):
+    """A command did not finish before its deadline."""
+
+    def __init__(self, message: str, *, timeout: float) -> None:
+        super().__init__(message)
+        self.timeout = timeout
+        """Seconds that the command was given."""
+
+
+class DeadlockError(BusError):
+    """Waiting here would never end, because what is waited for waits for us."""
+
+    def __init__(self, message: str, *, cycle: tuple[str, ...]) -> None:
+        super().__init__(message)
+        self.cycle = cycle
+        """Session ids, each waiting for the next; the first one is also the last."""
+
+
+class StoreError(LLMgineError):
+    """A database could not be read or written."""
+
+
+class ToolError(LLMgineError):
+    """Something went wrong with a tool."""
+
+
+class ToolRegistrationError(ToolError, ValueError):
+    """A function cannot become a tool, or its name is taken."""
+
+
+class ToolValidationError(ToolError, ValueError):
+    """Arguments do not fit the tool's parameters."""
+
+
+class ToolExecutionError(ToolError):
+    """A tool raised."""
+
+
+class ToolTimeoutError(ToolExecutionError, TimeoutError):
+    """A tool took longer than it may."""
+
+    def __init__(self, message: str, *, timeout: float) -> None:
+        super().__init__(message)
+        self.timeout = timeout
+        """Seconds that the tool was given."""
+
+
+class ProviderError(LLMgineError):
+    """A language model could not answer."""
+
+    def __init__(self, message: str, *, provider: str = "", model: str = "") -> None:
+        super().__init__(message)
+        self.provider = provider
+        self.model = model
+
+
+class ProviderUnavailableError(ProviderError, ConnectionError):
+    """The provider could not be reached."""
+
+
+class ProviderResponseError(ProviderError):
+    """The provider refused the request."""
+
+    def __init__(self, message: str, *, status: int | None = None, provider: str = "", model: str = "") -> None:
+        super().__init__(message, provider=provider, model=model)
+        self.status = status
+        """HTTP status, where there was one."""
+
+
+class RateLimitedError(ProviderResponseError):
+    """The provider asks for fewer requests."""
+
+    def __init__(
+        self, message: str, *, retry_after: float | None = None, provider: str = "", model: str = ""
+    ) -> None:
+        super().__init__(message, status=429, provider=provider, model=model)
+        self.retry_after = retry_after
+        """Seconds to wait before the next attempt, where the provider said so."""
+
+
+class ContextLengthError(ProviderResponseError):
+    """The conversation is longer than the model can read."""
+
+
+class IncompleteResponseError(ProviderError):
+    """A reply broke off before the provider said that it was finished."""
+
+    def __init__(self, message: str, *, partial: str = "", provider: str = "", model: str = "") -> None:
+        super().__init__(message, provider=provider, model=model)
+        self.partial = partial
+        """The text that had arrived."""
+
+
+class ModelFileError(ProviderError, OSError):
+    """A model's file is missing, unreadable or not what its checksum says."""

@@ -1,0 +1,111 @@
+"""What passes between an engine, a provider and a tool. Conversations are lists of OpenAI-style message dicts."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Literal, TypeAlias
+
+from llmgine.llm.tools.toolCall import ToolCall
+
+__all__ = [
+    "AsyncOrSyncToolFunction",
+    "AsyncToolFunction",
+    "Chunk",
+    "ContextType",
+    "Finish",
+    "FinishReason",
+    "LLMConversation",
+    "LLMMessage",
+    "LLMResponse",
+    "ModelFormattedDictTool",
+    "ModelNameStr",
+    "TextDelta",
+    "ToolCallDelta",
+    "ToolChoiceOrDictType",
+    "ToolChoiceType",
+    "ToolFunction",
+    "Usage",
+]
+
+ToolFunction: TypeAlias = Callable[..., Any]
+AsyncToolFunction: TypeAlias = Callable[..., Awaitable[Any]]
+AsyncOrSyncToolFunction: TypeAlias = ToolFunction | AsyncToolFunction
+ModelNameStr: TypeAlias = str
+LLMMessage: TypeAlias = dict[str, Any]
+"""`{"role": "system" | "user" | "assistant" | "tool", "content": …}`; an assistant's may have `tool_calls`
+(`[{"id", "type": "function", "function": {"name", "arguments"}}]`), a tool's has the `tool_call_id` it answers."""
+LLMConversation: TypeAlias = list[LLMMessage]
+ContextType: TypeAlias = LLMConversation
+ModelFormattedDictTool: TypeAlias = dict[str, Any]
+"""`{"type": "function", "function": {"name", "description", "parameters": <JSON schema>}}`"""
+ToolChoiceType: TypeAlias = Literal["auto", "none", "required"]
+ToolChoiceOrDictType: TypeAlias = ToolChoiceType | dict[str, Any]
+
+
+class FinishReason(StrEnum):
+    """Why a model stopped writing."""
+
+    STOP = "stop"
+    LENGTH = "length"
+    TOOL_CALLS = "tool_calls"
+    CONTENT_FILTER = "content_filter"
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens of one request, or of several added up."""
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+
+    @property
+    def total_tokens(self) -> int:
+        """Tokens read and written."""
+        return self.input_tokens + self.output_tokens
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(self.input_tokens + other.input_tokens, self.output_tokens + other.output_tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class TextDelta:
+    """A piece of the reply's text."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCallDelta:
+    """A piece of a tool call. Pieces of one call share their `index`; their strings are joined in order."""
+
+    index: int
+    id: str = ""
+    name: str = ""
+    arguments: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """The last chunk of a reply. A stream that ends without one has broken off."""
+
+    reason: FinishReason
+    usage: Usage | None = None
+    """None where the provider does not count."""
+    model: str = ""
+    """The model that answered, where the provider says so; it may differ from the one asked for."""
+
+
+Chunk: TypeAlias = TextDelta | ToolCallDelta | Finish
+
+
+@dataclass(frozen=True, slots=True)
+class LLMResponse:
+    """A whole reply: what a stream of chunks folds to."""
+
+    text: str
+    tool_calls: tuple[ToolCall, ...]
+    finish_reason: FinishReason
+    usage: Usage | None
+    model: str
