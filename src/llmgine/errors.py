@@ -38,7 +38,9 @@ class MissingExtraError(ConfigurationError, ImportError):
     """An optional dependency is not installed."""
 
     def __init__(self, extra: str, purpose: str) -> None:
-        super().__init__(f"{purpose} needs the '{extra}' extra. Install it with: pip install 'llmgine[{extra}]'")
+        super().__init__(
+            f"{purpose} needs the '{extra}' extra. Install it with: pip install 'llmgine[{extra}]'"
+        )
         self.extra = extra
 
 
@@ -125,7 +127,9 @@ class ProviderUnavailableError(ProviderError, ConnectionError):
 class ProviderResponseError(ProviderError):
     """The provider refused the request."""
 
-    def __init__(self, message: str, *, status: int | None = None, provider: str = "", model: str = "") -> None:
+    def __init__(
+        self, message: str, *, status: int | None = None, provider: str = "", model: str = ""
+    ) -> None:
         super().__init__(message, provider=provider, model=model)
         self.status = status
         """HTTP status, where there was one."""

@@ -20,4 +20,8 @@ class ToolCall:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the form that an assistant message carries in `tool_calls`."""
-        return {"id": self.id, "type": self.type, "function": {"name": self.name, "arguments": self.arguments}}
+        return {
+            "id": self.id,
+            "type": self.type,
+            "function": {"name": self.name, "arguments": self.arguments},
+        }
