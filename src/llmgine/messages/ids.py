@@ -16,8 +16,7 @@ BUS = SessionID("BUS")
 _random = Random()  # noqa: S311  # ids must be unique, not secret
 os.register_at_fork(after_in_child=_random.seed)
 
-# Made of built-in iterators alone, because every message pays for it: a third of the time a function would take.
-new_id = map(
-    "%016x%016x".__mod__, zip(iter(time_ns, None), map(_random.getrandbits, repeat(64)), strict=False)
-).__next__
+# Every message pays for its id. Chained built-in iterators take half the time of a function.
+_parts = zip(iter(time_ns, None), map(_random.getrandbits, repeat(64)), strict=False)
+new_id = map("%016x%016x".__mod__, _parts).__next__
 """Return a new id: 32 hexadecimal digits, the nanoseconds since 1970 and then 64 random bits."""
