@@ -55,4 +55,4 @@ class EventHandlerFailedEvent(Event):
     event: Event | None = None
     handler: str | None = None
     """Module and qualified name."""
-    exception: Exception | None = None
+    exception: BaseException | None = None

@@ -67,7 +67,7 @@ class Message:
         self._correlation_id = value
 
     def to_dict(self) -> dict[str, Any]:
-        """Return every field by name, with the ids of the chain. Dates become ISO 8601 strings, nothing else changes."""
+        """Return every field by name, with the ids of the chain. Only dates change: to ISO 8601 strings."""
         data = {name: getattr(self, name) for name in (self._id_field, "timestamp", "session_id", "metadata")}
         data["correlation_id"] = self.correlation_id
         data["causation_id"] = self.causation_id

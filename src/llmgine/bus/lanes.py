@@ -1,0 +1,247 @@
+"""The order of each session: one lane, in which events are delivered one after another, as they were offered.
+
+A lane exists while it has work. A waiting publisher that finds no lane delivers its event at once; everything else
+queues, and the lane's task works the queue off.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Coroutine
+from contextvars import Context, copy_context
+from itertools import count
+from typing import Any, TypeAlias
+
+from llmgine.bus import causality
+from llmgine.bus.eager import start
+from llmgine.errors import BusNotRunningError, DeadlockError
+from llmgine.messages import Event, SessionID
+
+__all__ = ["Lanes"]
+
+Failure: TypeAlias = BaseException | None
+Deliver: TypeAlias = Callable[[Event, SessionID, int, bool], Coroutine[Any, Any, Failure]]
+"""Runs an event's handlers, given its session, the number of the delivery, and whether somebody waits for it. Returns
+the first failure; raises nothing but the `CancelledError` of its own task."""
+Queued: TypeAlias = tuple[Event, Context, "asyncio.Future[Failure] | None"]
+
+_numbers = count(1)
+
+
+class _Lane:
+    __slots__ = ("delivery", "queue", "task", "waits_for")
+
+    def __init__(self) -> None:
+        self.queue: deque[Queued] = deque()
+        self.delivery = 0
+        self.waits_for: list[SessionID] = []
+        self.task: asyncio.Task[Any] | None = None
+
+
+class Lanes:
+    """The lanes of a bus on one event loop."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, deliver: Deliver) -> None:
+        self.batch_size = 10
+        """How many queued events of a lane are delivered before other tasks get their turn."""
+        self._loop = loop
+        self._deliver = deliver
+        self._lanes: dict[SessionID, _Lane] = {}
+        self._nested: set[asyncio.Task[Failure]] = set()
+        self._idle: list[asyncio.Future[None]] = []
+
+    @property
+    def queued(self) -> int:
+        """How many events wait in queues."""
+        return sum(len(lane.queue) for lane in self._lanes.values())
+
+    @property
+    def unfinished(self) -> int:
+        """How many events wait or are being delivered."""
+        return sum(len(lane.queue) + bool(lane.delivery) for lane in self._lanes.values())
+
+    def offer(self, session: SessionID, event: Event) -> None:
+        """Queue an event; return at once."""
+        self._append(session, (event, copy_context(), None))
+
+    async def run(self, session: SessionID, event: Event) -> Failure:
+        """Deliver an event in its turn and wait for it. Cancelling the wait does not cancel the delivery.
+
+        Raises:
+            DeadlockError: the lane waits, over however many others, for the handler that calls this.
+        """
+        lane = self._lanes.get(session)
+        if lane is None:
+            lane = self._lanes[session] = _Lane()
+            lane.delivery = next(_numbers)
+            outcome = start(self._loop, self._deliver_first(session, lane, event), copy_context())
+            if not isinstance(outcome, asyncio.Task):
+                return outcome
+            lane.task = outcome
+            return await _outlast(outcome)
+        held = self._held()
+        if session in held:
+            return await self._run_nested(session, lane, event)
+        self._refuse_cycle(session, held)
+        receipt: asyncio.Future[Failure] = self._loop.create_future()
+        self._append(session, (event, copy_context(), receipt))
+        for holder in held:
+            self._lanes[holder].waits_for.append(session)
+        try:
+            return await receipt
+        finally:
+            for holder, delivery in held.items():
+                mine = self._lanes.get(holder)
+                if mine is not None and mine.delivery == delivery:
+                    mine.waits_for.remove(session)
+
+    async def idle(self) -> None:
+        """Wait until no event waits or is being delivered.
+
+        Raises:
+            DeadlockError: called by a handler of an event, which would wait for itself.
+        """
+        if held := tuple(self._held()):
+            msg = (
+                f"An event handler in session {held[-1]} waits until no event is being handled, its own included. "
+                "Wait outside the handler, or in a task that it starts and does not wait for."
+            )
+            raise DeadlockError(msg, cycle=(held[-1], held[-1]))
+        while self._lanes:
+            emptied: asyncio.Future[None] = self._loop.create_future()
+            self._idle.append(emptied)
+            await emptied
+
+    async def abandon(self, grace: float) -> int:
+        """Cancel what is being delivered, drop what waits, and tell whoever waits for it.
+
+        Returns:
+            How many events were not delivered to their end.
+        """
+        abandoned = self.unfinished
+        tasks = [lane.task for lane in self._lanes.values() if lane.task] + list(self._nested)
+        for lane in self._lanes.values():
+            for _, _, receipt in lane.queue:
+                _report_abandoned(receipt)
+            lane.queue.clear()
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks, timeout=grace)
+        for session in list(self._lanes):
+            self._close(session)
+        return abandoned
+
+    def leave(self) -> list[Event]:
+        """Return the events that wait, when the loop they waited on is gone."""
+        return [event for lane in self._lanes.values() for event, _, _ in lane.queue]
+
+    def _append(self, session: SessionID, item: Queued) -> None:
+        lane = self._lanes.get(session)
+        if lane is None:
+            lane = self._lanes[session] = _Lane()
+            lane.queue.append(item)
+            lane.task = self._loop.create_task(self._drain(session, lane))
+        else:
+            lane.queue.append(item)
+
+    async def _deliver_first(self, session: SessionID, lane: _Lane, event: Event) -> Failure:
+        try:
+            return await self._deliver(event, session, lane.delivery, True)  # noqa: FBT003  # a positional call is cheaper
+        finally:
+            lane.delivery = 0
+            lane.waits_for.clear()
+            if lane.queue:
+                lane.task = self._loop.create_task(self._drain(session, lane))
+            else:
+                self._close(session)
+
+    async def _drain(self, session: SessionID, lane: _Lane) -> None:
+        queue = lane.queue
+        done = 0
+        try:
+            while queue:
+                event, context, receipt = queue.popleft()
+                lane.delivery = next(_numbers)
+                work = self._deliver(event, session, lane.delivery, receipt is not None)
+                outcome = start(self._loop, work, context)
+                try:
+                    failure = await outcome if isinstance(outcome, asyncio.Task) else outcome
+                except asyncio.CancelledError:
+                    _report_abandoned(receipt)
+                    raise
+                lane.delivery = 0
+                lane.waits_for.clear()
+                if receipt and not receipt.done():
+                    receipt.set_result(failure)
+                done += 1
+                if done % self.batch_size == 0:
+                    await asyncio.sleep(0)
+        finally:
+            self._close(session)
+
+    async def _run_nested(self, session: SessionID, lane: _Lane, event: Event) -> Failure:
+        work = self._deliver(event, session, lane.delivery, True)  # noqa: FBT003  # a positional call is cheaper
+        outcome = start(self._loop, work, copy_context())
+        if not isinstance(outcome, asyncio.Task):
+            return outcome
+        self._nested.add(outcome)
+        outcome.add_done_callback(self._nested.discard)
+        return await _outlast(outcome)
+
+    def _close(self, session: SessionID) -> None:
+        self._lanes.pop(session, None)
+        if not self._lanes and self._idle:
+            for waiter in self._idle:
+                if not waiter.done():
+                    waiter.set_result(None)
+            self._idle.clear()
+
+    def _held(self) -> dict[SessionID, int]:
+        """The lanes that wait for the caller, outermost first, each with its delivery under way."""
+        chain = causality.current.get()
+        if chain is None:
+            return {}
+        lanes = self._lanes
+        return {
+            session: delivery
+            for session, delivery in chain[2]
+            if session in lanes and lanes[session].delivery == delivery
+        }
+
+    def _refuse_cycle(self, target: SessionID, held: dict[SessionID, int]) -> None:
+        paths: list[tuple[SessionID, ...]] = [(target,)] if held else []
+        seen = {target}
+        while paths:
+            path = paths.pop()
+            for session in self._lanes[path[-1]].waits_for:
+                if session in held:
+                    cycle = (session, *path, session)
+                    msg = (
+                        f"Waiting here would never end: {' waits for '.join(cycle)}. Publish with "
+                        "await_processing=False, or from outside the handler."
+                    )
+                    raise DeadlockError(msg, cycle=cycle)
+                if session not in seen and session in self._lanes:
+                    seen.add(session)
+                    paths.append((*path, session))
+
+
+async def _outlast(task: asyncio.Task[Failure]) -> Failure:
+    """Wait for a task without passing one's own cancellation on to it."""
+    await asyncio.wait((task,))
+    if task.cancelled():
+        raise _abandoned()
+    return task.result()
+
+
+def _report_abandoned(receipt: asyncio.Future[Failure] | None) -> None:
+    if receipt and not receipt.done():
+        receipt.set_exception(_abandoned())
+
+
+def _abandoned() -> BusNotRunningError:
+    return BusNotRunningError(
+        "The bus stopped before the event's handlers had finished; its deadline for stopping passed."
+    )

@@ -1,0 +1,138 @@
+"""A session scopes handlers and tasks to one conversation, from its start event to its end event."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from copy import copy
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+from llmgine.bus.interfaces import CommandHandler, EventHandler, HandlerPriority
+from llmgine.errors import SessionClosedError
+from llmgine.messages import Command, CommandResult, Event, SessionID, new_id
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from llmgine.bus.bus import MessageBus
+
+__all__ = ["BusSession", "SessionEndEvent", "SessionEvent", "SessionStartEvent"]
+
+R = TypeVar("R")
+T = TypeVar("T")
+
+
+@dataclass
+class SessionEvent(Event):
+    """Something happened to a session; `session_id` says to which."""
+
+
+@dataclass
+class SessionStartEvent(SessionEvent):
+    """A session has begun."""
+
+
+@dataclass
+class SessionEndEvent(SessionEvent):
+    """A session has ended. Its handlers still hear this, as their last event."""
+
+    error: BaseException | None = None
+    """What ended it, if it did not end by itself."""
+
+
+class BusSession:
+    """One session on a bus, as an async context manager. Without a bus it belongs to the application's."""
+
+    def __init__(self, id: str | None = None, bus: MessageBus | None = None) -> None:  # noqa: A002  # published name
+        if bus is None:
+            from llmgine.bus.bus import MessageBus
+
+            bus = MessageBus()
+        self.bus = bus
+        self.session_id = SessionID(id or new_id())
+        self._active = False
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    async def start(self) -> Self:
+        """Begin the session and publish its `SessionStartEvent`."""
+        self._active = True
+        await self.bus.publish(SessionStartEvent(session_id=self.session_id))
+        return self
+
+    async def end(self, error: BaseException | None = None) -> None:
+        """Cancel the session's tasks, publish its `SessionEndEvent`, and remove its handlers."""
+        if not self._active:
+            return
+        self._active = False
+        try:
+            for task in self._tasks:
+                task.cancel()
+            if self._tasks:
+                await asyncio.wait(self._tasks)
+            await self.bus.publish(SessionEndEvent(session_id=self.session_id, error=error))
+        finally:
+            self.bus.unregister_session_handlers(self.session_id)
+
+    def register_command_handler(self, command_type: type[Command[Any]], handler: CommandHandler) -> Self:
+        """Make `handler` answer this session's commands of a type.
+
+        Raises:
+            HandlerAlreadyRegisteredError: the type has a handler in this session.
+            SessionClosedError: the session has not begun, or has ended.
+        """
+        self._check()
+        self.bus.register_command_handler(command_type, handler, self.session_id)
+        return self
+
+    def register_event_handler(
+        self, event_type: type[Event], handler: EventHandler, priority: int = HandlerPriority.NORMAL
+    ) -> Self:
+        """Make `handler` hear this session's events of a type.
+
+        Raises:
+            SessionClosedError: the session has not begun, or has ended.
+        """
+        self._check()
+        self.bus.register_event_handler(event_type, handler, self.session_id, priority)
+        return self
+
+    async def execute_with_session(self, command: Command[R]) -> CommandResult[R]:
+        """Execute a copy of the command that carries this session's id.
+
+        Raises:
+            SessionClosedError: the session has not begun, or has ended.
+        """
+        self._check()
+        mine = copy(command)
+        mine.session_id = self.session_id
+        return await self.bus.execute(mine)
+
+    def create_task(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """Run work beside the session; what has not finished when the session ends is cancelled.
+
+        Raises:
+            SessionClosedError: the session has not begun, or has ended.
+        """
+        try:
+            self._check()
+        except SessionClosedError:
+            work.close()
+            raise
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def __aenter__(self) -> Self:
+        return await self.start()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.end(error)
+
+    def _check(self) -> None:
+        if not self._active:
+            msg = f"Session {self.session_id} is not active: use it inside `async with`, or between start() and end()."
+            raise SessionClosedError(msg)
