@@ -11,6 +11,8 @@ LLMgineError
 │  ├─ CommandTimeoutError (TimeoutError) .timeout
 │  └─ DeadlockError .cycle
 ├─ StoreError
+├─ EngineBusyError (RuntimeError)
+├─ TurnLimitError .limit
 ├─ ToolError
 │  ├─ ToolRegistrationError (ValueError)
 │  ├─ ToolValidationError (ValueError)
@@ -38,9 +40,7 @@ class MissingExtraError(ConfigurationError, ImportError):
     """An optional dependency is not installed."""
 
     def __init__(self, extra: str, purpose: str) -> None:
-        super().__init__(
-            f"{purpose} needs the '{extra}' extra. Install it with: pip install 'llmgine[{extra}]'"
-        )
+        super().__init__(f"{purpose} needs the '{extra}' extra. Install it with: pip install 'llmgine[{extra}]'")
         self.extra = extra
 
 
@@ -86,6 +86,18 @@ class StoreError(LLMgineError):
     """A database could not be read or written."""
 
 
+class EngineBusyError(LLMgineError, RuntimeError):
+    """The engine is answering another prompt of the same conversation."""
+
+
+class TurnLimitError(LLMgineError):
+    """A model asked for tools more often than it may for one prompt."""
+
+    def __init__(self, message: str, *, limit: int) -> None:
+        super().__init__(message)
+        self.limit = limit
+
+
 class ToolError(LLMgineError):
     """Something went wrong with a tool."""
 
@@ -127,9 +139,7 @@ class ProviderUnavailableError(ProviderError, ConnectionError):
 class ProviderResponseError(ProviderError):
     """The provider refused the request."""
 
-    def __init__(
-        self, message: str, *, status: int | None = None, provider: str = "", model: str = ""
-    ) -> None:
+    def __init__(self, message: str, *, status: int | None = None, provider: str = "", model: str = "") -> None:
         super().__init__(message, provider=provider, model=model)
         self.status = status
         """HTTP status, where there was one."""
@@ -138,9 +148,7 @@ class ProviderResponseError(ProviderError):
 class RateLimitedError(ProviderResponseError):
     """The provider asks for fewer requests."""
 
-    def __init__(
-        self, message: str, *, retry_after: float | None = None, provider: str = "", model: str = ""
-    ) -> None:
+    def __init__(self, message: str, *, retry_after: float | None = None, provider: str = "", model: str = "") -> None:
         super().__init__(message, status=429, provider=provider, model=model)
         self.retry_after = retry_after
         """Seconds to wait before the next attempt, where the provider said so."""

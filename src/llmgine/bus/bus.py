@@ -70,12 +70,13 @@ class MessageBus:
     _options: dict[str, Any] | None = None
     _lanes: Lanes | None = None  # None while the bus does not run
 
-    def __new__(cls, **_: Any) -> Self:  # noqa: D102  # pyright: ignore[reportInconsistentConstructor]  # __init__ checks
+    # The options are for `__init__`, which runs on the application's bus again and again.
+    def __new__(cls, **_: Any) -> Self:  # noqa: D102
         if MessageBus._application is None:
             MessageBus._application = super().__new__(cls)
         return cast("Self", MessageBus._application)
 
-    def __init__(
+    def __init__(  # pyright: ignore[reportInconsistentConstructor]
         self,
         *,
         observability: SupportsObserveEvent | None = None,

@@ -17,7 +17,7 @@ __all__ = ["Chain", "Holds", "current", "stamp"]
 Holds: TypeAlias = tuple[tuple[SessionID, int], ...]
 """The lanes that wait for the work of this chain: each as its session and the number of the delivery under way there."""
 Chain: TypeAlias = tuple[str, str, Holds, float | None, str | None]
-"""Correlation id; id of the message being handled; lanes held; deadline, seconds of the loop's clock; traceparent."""
+"""Correlation id; id of the message handled; lanes held; deadline (seconds of the loop's clock); traceparent."""
 
 current: ContextVar[Chain | None] = ContextVar("llmgine_chain", default=None)
 

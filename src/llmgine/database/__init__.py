@@ -1,1 +1,1 @@
-"""."""
+"""What outlives the process, in a database that SQLAlchemy can reach."""

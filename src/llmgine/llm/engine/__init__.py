@@ -1,1 +1,23 @@
-"""."""
+"""Engines: what answers a prompt, by way of a provider and tools, on the bus."""
+
+from llmgine.llm.engine.commands import PromptCommand
+from llmgine.llm.engine.events import (
+    EngineEvent,
+    EngineStatusEvent,
+    LLMResponseEvent,
+    PromptCancelledEvent,
+    PromptFailedEvent,
+    TextChunkEvent,
+)
+from llmgine.llm.engine.loop import LLMEngine
+
+__all__ = [
+    "EngineEvent",
+    "EngineStatusEvent",
+    "LLMEngine",
+    "LLMResponseEvent",
+    "PromptCancelledEvent",
+    "PromptCommand",
+    "PromptFailedEvent",
+    "TextChunkEvent",
+]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from typing import Protocol
 
 from llmgine.errors import IncompleteResponseError
@@ -28,7 +28,7 @@ class Provider(Protocol):
 
     def stream(
         self, messages: Sequence[LLMMessage], *, tools: Sequence[ModelFormattedDictTool] = ()
-    ) -> AsyncIterator[Chunk]:
+    ) -> AsyncGenerator[Chunk, None]:
         """Stream the reply to a conversation. The last chunk is a `Finish`.
 
         Closing the iterator, or cancelling the task that reads it, ends the request.

@@ -1,0 +1,16 @@
+"""What an engine can be asked to do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from llmgine.messages import Command
+
+__all__ = ["PromptCommand"]
+
+
+@dataclass
+class PromptCommand(Command[str]):
+    """Ask the model something. The result is the text of its reply."""
+
+    prompt: str = ""

@@ -1,0 +1,82 @@
+"""What an engine publishes while it answers a prompt.
+
+In each turn, in order: `EngineStatusEvent`, `TextChunkEvent`s, `ToolCallEvent`s, `EngineStatusEvent`, and the
+`ToolExecuteResultEvent`s in the order of the calls. At the end, exactly one of `LLMResponseEvent`,
+`PromptCancelledEvent`, `PromptFailedEvent`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from llmgine.llm.types import FinishReason, Usage
+from llmgine.messages import Event
+
+__all__ = [
+    "EngineEvent",
+    "EngineStatusEvent",
+    "LLMResponseEvent",
+    "PromptCancelledEvent",
+    "PromptFailedEvent",
+    "TextChunkEvent",
+]
+
+
+@dataclass
+class EngineEvent(Event):
+    """Something happened in an engine."""
+
+    engine_id: str = ""
+
+
+@dataclass
+class EngineStatusEvent(EngineEvent):
+    """The engine has begun something else: `"calling model"`, `"running tools"`."""
+
+    status: str = ""
+
+
+@dataclass
+class TextChunkEvent(EngineEvent):
+    """A piece of the reply's text has arrived."""
+
+    text: str = ""
+
+
+@dataclass
+class LLMResponseEvent(EngineEvent):
+    """The reply is complete."""
+
+    text: str = ""
+    """The text of the last turn."""
+    finish_reason: FinishReason = FinishReason.STOP
+    usage: Usage = field(default_factory=Usage)
+    """Of all turns together; zeros where the provider does not count."""
+    provider: str = ""
+    model: str = ""
+    turns: int = 1
+    """How often the model was asked."""
+    duration: float = 0.0
+    """Seconds from the prompt to the end of the reply."""
+    time_to_first_token: float | None = None
+    """Seconds from the prompt to the first text or tool call."""
+    generation_time: float = 0.0
+    """Seconds in which the model wrote, first token to last, over all turns."""
+
+
+@dataclass
+class PromptCancelledEvent(EngineEvent):
+    """The prompt was cancelled. What tools had done by then, and the text, stay in the history."""
+
+    text: str = ""
+    """As much of the last turn's text as had arrived."""
+
+
+@dataclass
+class PromptFailedEvent(EngineEvent):
+    """The prompt could not be answered."""
+
+    error: str = ""
+    """`"RateLimitedError: text"`"""
+    text: str = ""
+    """As much of the last turn's text as had arrived."""

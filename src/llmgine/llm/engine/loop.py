@@ -1,0 +1,211 @@
+"""The loop: ask the model, run the tools that it asks for, ask again, until it answers."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from time import monotonic
+
+from llmgine.bus import MessageBus
+from llmgine.errors import EngineBusyError, StoreError, TurnLimitError
+from llmgine.llm.context.memory import SimpleChatHistory
+from llmgine.llm.engine.commands import PromptCommand
+from llmgine.llm.engine.events import (
+    EngineEvent,
+    EngineStatusEvent,
+    LLMResponseEvent,
+    PromptCancelledEvent,
+    PromptFailedEvent,
+    TextChunkEvent,
+)
+from llmgine.llm.providers.base import Fold, Provider
+from llmgine.llm.tools.result import ToolResult
+from llmgine.llm.tools.tool_events import ToolCallEvent, ToolExecuteResultEvent, ToolManagerEvent
+from llmgine.llm.tools.tool_manager import ToolManager
+from llmgine.llm.tools.toolCall import ToolCall
+from llmgine.llm.types import LLMResponse, TextDelta, Usage
+from llmgine.messages import SessionID, new_id
+from llmgine.messages.ids import BUS
+
+__all__ = ["LLMEngine"]
+
+_log = logging.getLogger("llmgine.engine")
+_INTERRUPTED = "[interrupted]"
+_CANCELLED = "Error: cancelled before it had finished."
+
+
+@dataclass
+class _Run:
+    """What is known about the prompt being answered."""
+
+    session_id: SessionID
+    began: float = field(default_factory=monotonic)
+    first_token: float | None = None
+    generation_time: float = 0.0
+    usage: Usage = field(default_factory=Usage)
+    turns: int = 0
+    produced: bool = False
+    """Whether anything but the user's message has come into the history."""
+    fold: Fold = field(default_factory=Fold)
+
+
+class LLMEngine:
+    """Answers `PromptCommand` from one conversation, publishing what happens on the bus.
+
+    A prompt that is cancelled or fails leaves what tools have done, and the text that had arrived, in the history; if
+    there is neither, the prompt is forgotten.
+
+    Args:
+        bus: where the engine registers itself and publishes.
+        provider: the model; it may be replaced between prompts.
+        tools: what the model may use.
+        history: the conversation, by default an empty one in memory.
+        session_id: the session whose prompts it answers; by default those of all without an engine of their own.
+        max_turns: how often the model may be asked for one prompt.
+    """
+
+    def __init__(
+        self,
+        bus: MessageBus,
+        provider: Provider,
+        *,
+        tools: ToolManager | None = None,
+        history: SimpleChatHistory | None = None,
+        session_id: SessionID = BUS,
+        max_turns: int = 10,
+    ) -> None:
+        self.bus = bus
+        self.provider = provider
+        self.tools = tools
+        self.history = history if history is not None else SimpleChatHistory()
+        self.max_turns = max_turns
+        self.engine_id = new_id()
+        self._busy = False
+        bus.register_command_handler(PromptCommand, self.handle, session_id)
+
+    async def handle(self, command: PromptCommand) -> str:
+        """Answer a prompt. The bus calls this.
+
+        Raises:
+            EngineBusyError: another prompt of this conversation is being answered.
+            ProviderError: the model could not answer.
+            StoreError: the conversation could not be kept.
+            TurnLimitError: the model kept asking for tools.
+        """
+        if self._busy:
+            msg = "The engine is still answering this conversation's last prompt. Wait for it, or cancel it."
+            raise EngineBusyError(msg)
+        self._busy = True
+        run = _Run(command.session_id)
+        self.history.add_user_message(command.prompt)
+        try:
+            return await self._answer(run)
+        except asyncio.CancelledError:
+            await self._break_off(run, PromptCancelledEvent(text=run.fold.text))
+            raise
+        except Exception as error:
+            await self._break_off(run, PromptFailedEvent(error=f"{type(error).__name__}: {error}", text=run.fold.text))
+            raise
+        finally:
+            self._busy = False
+
+    async def _answer(self, run: _Run) -> str:
+        while run.turns < self.max_turns:
+            run.turns += 1
+            response = await self._ask(run)
+            if not response.tool_calls:
+                self.history.add_assistant_message(response.text)
+                run.produced = True
+                await self.history.save()
+                await self._publish(
+                    run,
+                    LLMResponseEvent(
+                        text=response.text,
+                        finish_reason=response.finish_reason,
+                        usage=run.usage,
+                        provider=self.provider.name,
+                        model=response.model or self.provider.model,
+                        turns=run.turns,
+                        duration=monotonic() - run.began,
+                        time_to_first_token=None if run.first_token is None else run.first_token - run.began,
+                        generation_time=run.generation_time,
+                    ),
+                )
+                return response.text
+            await self._use_tools(run, response)
+        msg = f"The model asked for tools {self.max_turns} times without answering. Raise max_turns if it needs more."
+        raise TurnLimitError(msg, limit=self.max_turns)
+
+    async def _ask(self, run: _Run) -> LLMResponse:
+        await self._publish(run, EngineStatusEvent(status="calling model"))
+        fold = run.fold = Fold()
+        tools = self.tools.parse_tools_to_list() if self.tools is not None else []
+        first = last = 0.0
+        async with aclosing(self.provider.stream(self.history.get_messages(), tools=tools)) as chunks:
+            async for chunk in chunks:
+                fold.add(chunk)
+                last = monotonic()
+                first = first or last
+                if isinstance(chunk, TextDelta) and chunk.text:
+                    await self._publish(run, TextChunkEvent(text=chunk.text))
+        run.first_token = run.first_token or first or None
+        run.generation_time += last - first
+        response = fold.response()
+        run.usage += response.usage or Usage()
+        return response
+
+    async def _use_tools(self, run: _Run, response: LLMResponse) -> None:
+        for call in response.tool_calls:
+            event = ToolCallEvent(tool_call_id=call.id, tool_name=call.name, arguments=call.arguments)
+            await self._publish(run, event)
+        await self._publish(run, EngineStatusEvent(status="running tools"))
+        manager = self.tools or ToolManager()
+        tasks = [asyncio.create_task(manager.run(call)) for call in response.tool_calls]
+        try:
+            for call, task in zip(response.tool_calls, tasks, strict=True):
+                await self._publish(run, _result_event(call, await task))
+        finally:
+            # Also when cancelled: what has been done is done, and the model must hear of it.
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+            self.history.add_assistant_message(response.text or None, response.tool_calls)
+            for call, task in zip(response.tool_calls, tasks, strict=True):
+                self.history.add_tool_message(call.id, _CANCELLED if task.cancelled() else task.result().content)
+            run.produced = True
+            run.fold = Fold()
+        await self.history.save()
+
+    async def _break_off(self, run: _Run, end: PromptCancelledEvent | PromptFailedEvent) -> None:
+        """Leave a history that can go on, and say that the prompt has ended."""
+        if run.fold.text:
+            self.history.add_assistant_message(run.fold.text)
+        elif run.produced:
+            self.history.add_assistant_message(_INTERRUPTED)
+        else:
+            self.history.drop_unanswered()
+        try:
+            await self.history.save()
+        except StoreError:
+            _log.exception("The conversation could not be kept; it will be tried again with the next prompt")
+        finally:
+            await self._publish(run, end, wait=False)
+
+    async def _publish(self, run: _Run, event: EngineEvent | ToolManagerEvent, *, wait: bool = True) -> None:
+        event.engine_id = self.engine_id
+        event.session_id = run.session_id
+        await self.bus.publish(event, await_processing=wait)
+
+
+def _result_event(call: ToolCall, result: ToolResult) -> ToolExecuteResultEvent:
+    return ToolExecuteResultEvent(
+        execution_succeed=result.succeeded,
+        tool_info={"name": call.name},
+        tool_args=result.arguments,
+        tool_result=result.content,
+        tool_name=call.name,
+        tool_call_id=call.id,
+        duration=result.duration,
+    )

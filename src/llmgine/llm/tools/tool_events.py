@@ -1,0 +1,43 @@
+"""What is published about tools."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from llmgine.messages import Event
+
+__all__ = ["ToolCallEvent", "ToolExecuteResultEvent", "ToolManagerEvent"]
+
+
+@dataclass
+class ToolManagerEvent(Event):
+    """Something happened to a tool."""
+
+    engine_id: str = ""
+
+
+@dataclass
+class ToolCallEvent(ToolManagerEvent):
+    """A model has asked for a tool; it is about to run."""
+
+    tool_call_id: str = ""
+    tool_name: str = ""
+    arguments: str = "{}"
+    """As the model wrote them, unchecked."""
+
+
+@dataclass
+class ToolExecuteResultEvent(ToolManagerEvent):
+    """A tool has run, or has failed to."""
+
+    execution_succeed: bool = False
+    tool_info: dict[str, Any] = field(default_factory=dict[str, Any])
+    tool_args: dict[str, Any] = field(default_factory=dict[str, Any])
+    """The arguments that the tool got; `{"__raw__": text}` where the model's text was no JSON object."""
+    tool_result: str = ""
+    """What the model is told."""
+    tool_name: str = ""
+    tool_call_id: str = ""
+    duration: float = 0.0
+    """Seconds."""

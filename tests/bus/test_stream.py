@@ -1,0 +1,174 @@
+"""`bus.stream`: a command as the events that it causes."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+import pytest
+
+from llmgine.bus import MessageBus
+from llmgine.errors import BusError
+from llmgine.messages import Command, Event
+
+
+@dataclass
+class Count(Command[str]):
+    to: int = 3
+
+
+@dataclass
+class Counted(Event):
+    n: int = 0
+
+
+@pytest.fixture
+def counting(bus: MessageBus) -> MessageBus:
+    async def count(command: Count) -> str:
+        for n in range(command.to):
+            await bus.publish(Counted(n=n))
+            await asyncio.sleep(0)
+        return "done"
+
+    bus.register_command_handler(Count, count)
+    return bus
+
+
+async def test_a_stream_yields_the_events_in_order_and_then_has_the_result(counting: MessageBus) -> None:
+    stream = counting.stream(Count())
+    seen = [event.n async for event in stream if isinstance(event, Counted)]
+
+    assert seen == [0, 1, 2]
+    assert stream.result.result == "done"
+    assert (await stream).result == "done"
+
+
+async def test_events_come_as_they_happen(bus: MessageBus) -> None:
+    gate = asyncio.Event()
+
+    async def count(_: Count) -> None:
+        await bus.publish(Counted(n=1))
+        await gate.wait()
+
+    bus.register_command_handler(Count, count)
+    stream = bus.stream(Count())
+    async for event in stream:
+        assert isinstance(event, Counted)
+        assert not gate.is_set()
+        gate.set()
+
+    assert stream.result.success
+
+
+async def test_only_events_of_the_chain_are_seen_also_through_queues(bus: MessageBus) -> None:
+    @dataclass
+    class Followed(Event):
+        pass
+
+    async def count(_: Count) -> None:
+        await bus.publish(Counted(), await_processing=False)
+        await bus.wait_for_events()
+
+    async def follow(_: Counted) -> None:
+        await bus.publish(Followed())
+
+    bus.register_command_handler(Count, count)
+    bus.register_event_handler(Counted, follow)
+    stream = bus.stream(Count())
+    seen = []
+    async for event in stream:
+        seen.append(type(event))
+        await bus.publish(Counted(n=99))
+
+    assert seen == [Counted, Followed]
+
+
+async def test_two_streams_do_not_mix(counting: MessageBus) -> None:
+    async def read(command: Count) -> list[int]:
+        return [event.n async for event in counting.stream(command) if isinstance(event, Counted)]
+
+    assert await asyncio.gather(read(Count(to=2)), read(Count(to=4))) == [[0, 1], [0, 1, 2, 3]]
+
+
+async def test_what_announces_commands_is_left_out_whoever_listens(counting: MessageBus) -> None:
+    announced: list[Event] = []
+    counting.register_event_handler(Event, announced.append)
+    seen = [type(event) async for event in counting.stream(Count(to=1))]
+    await counting.wait_for_events()
+
+    assert seen == [Counted]
+    assert len(announced) == 3
+
+
+@pytest.mark.parametrize("in_a_block", [False, True])
+async def test_leaving_early_cancels_the_command(bus: MessageBus, in_a_block: bool) -> None:
+    cancelled = asyncio.Event()
+
+    async def count(_: Count) -> None:
+        await bus.publish(Counted())
+        try:
+            await asyncio.Event().wait()
+        finally:
+            cancelled.set()
+
+    bus.register_command_handler(Count, count)
+    stream = bus.stream(Count())
+    if in_a_block:
+        async with stream:
+            async for _ in stream:
+                break
+        assert cancelled.is_set()
+    else:
+        async for _ in stream:
+            break
+        await asyncio.wait_for(cancelled.wait(), 5)
+    result = await stream
+
+    assert (result.success, (result.error or "").split(":")[0]) == (False, "CancelledError")
+
+
+async def test_cancelling_the_reader_cancels_the_command(bus: MessageBus) -> None:
+    inside, cancelled = asyncio.Event(), asyncio.Event()
+
+    async def count(_: Count) -> None:
+        inside.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            cancelled.set()
+
+    bus.register_command_handler(Count, count)
+
+    async def read() -> None:
+        async for _ in bus.stream(Count()):
+            pass
+
+    reader = asyncio.create_task(read())
+    await inside.wait()
+    reader.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await reader
+    assert cancelled.is_set()
+
+
+async def test_awaiting_a_stream_runs_the_command(counting: MessageBus) -> None:
+    assert (await counting.stream(Count())).result == "done"
+
+
+async def test_the_result_is_not_there_before_the_end(counting: MessageBus) -> None:
+    with pytest.raises(BusError, match="has not ended"):
+        _ = counting.stream(Count()).result
+
+
+async def test_a_failing_command_ends_the_stream_with_a_failed_result(bus: MessageBus) -> None:
+    stream = bus.stream(Count())
+
+    assert [event async for event in stream] == []
+    assert stream.result.error == "No handler registered for command Count"
+
+
+async def test_streams_leave_nothing_behind(counting: MessageBus) -> None:
+    async for _ in counting.stream(Count()):
+        pass
+
+    assert counting._streams == {}
