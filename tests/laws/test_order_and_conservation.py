@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -82,7 +82,11 @@ def test_each_session_delivers_in_the_order_of_publishing_one_at_a_time(flat: li
         assert delivered[session] == [n for n, plan in enumerate(flat) if plan.session == session]
 
 
-@given(st.lists(plans, max_size=5))
+def all_waiting(plan: Plan) -> Plan:
+    return replace(plan, wait=True, children=tuple(map(all_waiting, plan.children)))
+
+
+@given(st.lists(plans.map(all_waiting), max_size=5))
 def test_whatever_handlers_publish_from_within_is_delivered_once(forest: list[Plan]) -> None:
     """One chain at a time: nothing waits for anybody else, so nothing may be refused or hang."""
     delivered: Counter[str] = Counter()

@@ -307,7 +307,7 @@ class MessageBus:
                 outcome = handler(command)
                 if hasattr(type(outcome), "__await__"):
                     outcome = await outcome
-                result = outcome if isinstance(outcome, CommandResult) else CommandResult(success=True, result=outcome)
+                result = outcome if isinstance(outcome, CommandResult) else CommandResult.of(outcome, command)
             else:
                 result = await self._execute_until(deadline, timeout, handler, command)
         except Exception as error:  # noqa: BLE001  # the boundary: whatever a handler raises becomes its result
@@ -435,7 +435,7 @@ class MessageBus:
             given = "the time its caller had left" if timeout is None else f"{timeout:g} s"
             msg = f"{type(command).__name__} did not finish within {given}"
             raise CommandTimeoutError(msg, timeout=timeout or 0.0) from error
-        return outcome if isinstance(outcome, CommandResult) else CommandResult(success=True, result=outcome)
+        return outcome if isinstance(outcome, CommandResult) else CommandResult.of(outcome, command)
 
     async def _deliver(self, event: Event, session: SessionID, delivery: int, waited: bool) -> Failure:  # noqa: FBT001
         plan = self._registry.event_plan(type(event), session)
@@ -446,7 +446,8 @@ class MessageBus:
         deadline = chain[3] if chain is not None and waited else None
         lane = (session, delivery)
         held = held if lane in held else (*held, lane)
-        causality.current.set((event.correlation_id, event.event_id, held, deadline, event.traceparent))
+        event_id = event.event_id
+        causality.current.set((event._correlation_id or event_id, event_id, held, deadline, event.traceparent))
         failure: Failure = None
         for group in plan:
             if len(group) == 1:

@@ -27,6 +27,8 @@ the first failure; raises nothing but the `CancelledError` of its own task."""
 Queued: TypeAlias = tuple[Event, Context, "asyncio.Future[Failure] | None"]
 
 _numbers = count(1)
+_SPARE_LANES = 64
+"""How many lanes without work are kept, because making one costs more than delivering a small event."""
 
 
 class _Lane:
@@ -48,6 +50,7 @@ class Lanes:
         self._loop = loop
         self._deliver = deliver
         self._lanes: dict[SessionID, _Lane] = {}
+        self._spare: list[_Lane] = []
         self._nested: set[asyncio.Task[Failure]] = set()
         self._idle: list[asyncio.Future[None]] = []
 
@@ -73,7 +76,7 @@ class Lanes:
         """
         lane = self._lanes.get(session)
         if lane is None:
-            lane = self._lanes[session] = _Lane()
+            lane = self._open(session)
             lane.delivery = next(_numbers)
             outcome = start(self._loop, self._deliver_first(session, lane, event), copy_context())
             if not isinstance(outcome, asyncio.Task):
@@ -140,7 +143,7 @@ class Lanes:
     def _append(self, session: SessionID, item: Queued) -> None:
         lane = self._lanes.get(session)
         if lane is None:
-            lane = self._lanes[session] = _Lane()
+            lane = self._open(session)
             lane.queue.append(item)
             lane.task = self._loop.create_task(self._drain(session, lane))
         else:
@@ -151,7 +154,8 @@ class Lanes:
             return await self._deliver(event, session, lane.delivery, True)  # noqa: FBT003  # a positional call is cheaper
         finally:
             lane.delivery = 0
-            lane.waits_for.clear()
+            if lane.waits_for:
+                lane.waits_for.clear()
             if lane.queue:
                 lane.task = self._loop.create_task(self._drain(session, lane))
             else:
@@ -190,8 +194,15 @@ class Lanes:
         outcome.add_done_callback(self._nested.discard)
         return await _outlast(outcome)
 
+    def _open(self, session: SessionID) -> _Lane:
+        lane = self._lanes[session] = self._spare.pop() if self._spare else _Lane()
+        return lane
+
     def _close(self, session: SessionID) -> None:
-        self._lanes.pop(session, None)
+        lane = self._lanes.pop(session, None)
+        if lane is not None and len(self._spare) < _SPARE_LANES:
+            lane.task = None
+            self._spare.append(lane)
         if not self._lanes and self._idle:
             for waiter in self._idle:
                 if not waiter.done():
