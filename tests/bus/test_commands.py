@@ -18,7 +18,7 @@ A = SessionID("a")
 
 
 @dataclass
-class Add(Command[int]):
+class Add(Command[Any]):
     left: int
     right: int = 1
 
@@ -27,7 +27,7 @@ class AddMore(Add):
     pass
 
 
-class Silent(Command[None]):
+class Silent(Command[int]):
     def __init__(self, value: int) -> None:
         self.value = value  # leaves the base's __init__ out, as users do
 

@@ -1,4 +1,4 @@
-"""Work begins at once, in a task that stays the same; nothing that asks for the current task may notice the difference."""
+"""Work begins at once, in one task; nothing that asks for the current task may notice the difference."""
 
 from __future__ import annotations
 
@@ -175,7 +175,8 @@ async def test_a_started_task_is_among_all_tasks() -> None:
 
     assert task in asyncio.all_tasks()
     gate.set()
-    await task  # type: ignore[misc]  # it waits, so it is a task
+    assert isinstance(task, asyncio.Task)
+    await task
 
 
 def test_it_works_in_debug_mode() -> None:

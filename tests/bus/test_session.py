@@ -50,10 +50,14 @@ async def test_an_error_ends_the_session_is_reported_and_goes_on(bus: MessageBus
     ends: list[SessionEndEvent] = []
     bus.register_event_handler(SessionEndEvent, ends.append)
     error = ValueError("no")
-    with pytest.raises(ValueError, match="no"):
+
+    async def fail() -> None:
         async with bus.session() as session:
             session.register_event_handler(Said, print)
             raise error
+
+    with pytest.raises(ValueError, match="no"):
+        await fail()
 
     assert ends[0].error is error
     assert (await bus.get_stats())["total_event_handlers"] == 1

@@ -87,7 +87,8 @@ async def test_two_streams_do_not_mix(counting: MessageBus) -> None:
     async def read(command: Count) -> list[int]:
         return [event.n async for event in counting.stream(command) if isinstance(event, Counted)]
 
-    assert await asyncio.gather(read(Count(to=2)), read(Count(to=4))) == [[0, 1], [0, 1, 2, 3]]
+    short, long = await asyncio.gather(read(Count(to=2)), read(Count(to=4)))
+    assert (short, long) == ([0, 1], [0, 1, 2, 3])
 
 
 async def test_what_announces_commands_is_left_out_whoever_listens(counting: MessageBus) -> None:

@@ -210,11 +210,11 @@ class MessageBus:
     register_async_event_handler = register_event_handler
 
     @overload
-    def command_handler(self, handler: C, /) -> C: ...
-    @overload
     def command_handler(
         self, command_type: type[Command[Any]] | None = None, /, *, session_id: SessionID = BUS
     ) -> Callable[[C], C]: ...
+    @overload
+    def command_handler(self, handler: C, /) -> C: ...
     def command_handler(self, target: Any = None, /, *, session_id: SessionID = BUS) -> Any:
         """Register the decorated function for the command that its first parameter is annotated with, or that is named.
 

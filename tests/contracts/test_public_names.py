@@ -1,0 +1,78 @@
+"""What the package says it exports is there, and nothing heavy is loaded for it."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import subprocess
+import sys
+
+import pytest
+
+import llmgine
+
+MODULES = sorted(
+    module.name
+    for module in pkgutil.walk_packages(llmgine.__path__, "llmgine.")
+    if not module.name.endswith("__main__")
+)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_every_exported_name_exists_once_and_in_order(name: str) -> None:
+    module = importlib.import_module(name)
+    exported = getattr(module, "__all__", [])
+
+    assert len(set(exported)) == len(exported)
+    assert all(hasattr(module, attribute) for attribute in exported)
+
+
+CONTRACT = {
+    "llmgine.llm": ["SessionID"],
+    "llmgine.messages": ["Command", "CommandResult", "Event"],
+    "llmgine.messages.commands": ["Command", "CommandResult"],
+    "llmgine.messages.events": ["Event", "EventHandlerFailedEvent", "CommandStartedEvent", "CommandResultEvent"],
+    "llmgine.bus": ["MessageBus"],
+    "llmgine.bus.bus": ["MessageBus"],
+    "llmgine.bus.interfaces": ["HandlerMiddleware", "EventFilter", "HandlerPriority"],
+    "llmgine.bus.session": ["BusSession", "SessionStartEvent", "SessionEndEvent", "SessionEvent"],
+    "llmgine.bus.registry": ["HandlerRegistry", "EventHandlerEntry"],
+    "llmgine.llm.context.memory": ["SimpleChatHistory", "SimpleMemory", "Role", "ChatMessage"],
+    "llmgine.llm.tools": ["ToolCall"],
+    "llmgine.llm.tools.toolCall": ["ToolCall"],
+    "llmgine.llm.tools.tool_manager": ["ToolManager"],
+    "llmgine.llm.tools.tool_events": ["ToolExecuteResultEvent", "ToolManagerEvent"],
+    "llmgine.llm.tools.validation": ["coerce_value"],
+    "llmgine.llm.tools.exceptions": [
+        "ToolError",
+        "ToolRegistrationError",
+        "ToolValidationError",
+        "ToolExecutionError",
+        "ToolTimeoutError",
+    ],
+    "llmgine.observability.events": ["LogLevel", "ObservabilityBaseEvent"],
+    "llmgine.observability.manager": ["ObservabilityManager", "ObservabilityHandler"],
+    "llmgine.observability.handlers.file_sync": ["SyncFileEventHandler"],
+    "llmgine.observability.handlers.console_sync": ["SyncConsoleEventHandler"],
+    "llmgine.observability.handlers.adapters": ["create_sync_console_handler", "create_sync_file_handler"],
+}
+
+
+@pytest.mark.parametrize(("module", "name"), [(module, name) for module, names in CONTRACT.items() for name in names])
+def test_what_applications_import_is_where_they_import_it_from(module: str, name: str) -> None:
+    assert hasattr(importlib.import_module(module), name)
+
+
+ALLOWED = """
+import sys
+before = set(sys.modules)
+import llmgine.bus
+roots = {name.partition(".")[0] for name in set(sys.modules) - before}
+print(*sorted(roots - set(sys.stdlib_module_names) - {"llmgine"}))
+"""
+
+
+def test_the_bus_needs_the_standard_library_only() -> None:
+    done = subprocess.run([sys.executable, "-c", ALLOWED], check=True, capture_output=True, text=True)
+
+    assert done.stdout.strip() == ""
