@@ -2,6 +2,7 @@
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3; do \
 	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo "$$p"; break; }; done)
 VENV ?= .venv
+PYTHONS ?= 3.11 3.12 3.13
 BIN := $(VENV)/bin
 # Asks nothing of pip but wheels whose hashes are written down.
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input
@@ -18,7 +19,7 @@ test: $(VENV)/.dev ## Run all tests (one: ARGS="tests/bus -k order")
 	$(BIN)/pytest $(ARGS)
 
 test-pythons: ## Run all tests on every supported Python that is here
-	@for v in 3.11 3.12 3.13; do \
+	@for v in $(PYTHONS); do \
 		p=$$(command -v "python$$v") && "$$p" --version >/dev/null 2>&1 || p=$$(ls "$$HOME"/.pyenv/versions/$$v.*/bin/python 2>/dev/null | tail -n 1); \
 		if [ -n "$$p" ]; then echo "== Python $$v"; $(MAKE) --no-print-directory test PYTHON="$$p" VENV=".venv-$$v" || exit 1; \
 		else echo "== Python $$v is not installed: skipped"; fi; done

@@ -179,6 +179,35 @@ async def test_waiting_one_way_is_no_cycle(bus: MessageBus) -> None:
     assert log == ["slow", "into b", "start"]
 
 
+async def test_a_wait_that_was_given_up_is_no_part_of_a_cycle(bus: MessageBus) -> None:
+    entered, given_up, gate = asyncio.Barrier(3), asyncio.Event(), asyncio.Event()
+
+    async def handle(event: Step) -> None:
+        if event.name == "a":
+            await entered.wait()
+            waiting = asyncio.create_task(bus.publish(Step(name="from a", session_id=B)))
+            await asyncio.sleep(0)
+            waiting.cancel()
+            await asyncio.wait((waiting,))
+            given_up.set()
+            await gate.wait()
+        if event.name == "b":
+            await entered.wait()
+            await given_up.wait()
+            waiting = asyncio.create_task(bus.publish(Step(name="from b", session_id=A)))
+            await asyncio.sleep(0)
+            gate.set()
+            await waiting
+
+    bus.register_event_handler(Step, handle)
+    deliveries = [asyncio.create_task(bus.publish(Step(name=name, session_id=s))) for name, s in (("a", A), ("b", B))]
+    await entered.wait()
+    async with asyncio.timeout(5):
+        await asyncio.gather(*deliveries)
+
+    assert bus.event_handler_errors == []
+
+
 async def test_not_waiting_makes_no_cycle(bus: MessageBus) -> None:
     both = asyncio.Barrier(2)
     crossed: list[str] = []

@@ -63,7 +63,7 @@ class MessageBus:
     """Executes commands and delivers events, on one event loop.
 
     `MessageBus()` is the application's bus: the first call makes it, later calls return it. `MessageBus.isolated()`
-    makes an independent one. What it promises is written in `docs/laws.md`.
+    makes an independent one. What it promises is written in `docs/guarantees.md`.
     """
 
     _application: ClassVar[MessageBus | None] = None
@@ -364,9 +364,11 @@ class MessageBus:
         if not await_processing:
             lanes.offer(session, event)
             return
-        failure = await lanes.run(session, event)
-        if failure is not None and not self._suppress_errors:
-            raise failure
+        outcome = lanes.begin(session, event)
+        if isinstance(outcome, asyncio.Future):
+            outcome = await lanes.outlast(outcome)
+        if outcome is not None and not self._suppress_errors:
+            raise outcome
 
     async def wait_for_events(self) -> None:
         """Wait until no event is queued or being handled.

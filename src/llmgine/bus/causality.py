@@ -15,7 +15,7 @@ from llmgine.messages.message import id_of
 __all__ = ["Chain", "Holds", "current", "stamp"]
 
 Holds: TypeAlias = tuple[tuple[SessionID, int], ...]
-"""The lanes that wait for the work of this chain: each as its session and the number of the delivery under way there."""
+"""The lanes that wait for this chain: each as its session and the number of the delivery under way there."""
 Chain: TypeAlias = tuple[str, str, Holds, float | None, str | None]
 """Correlation id; id of the message handled; lanes held; deadline (seconds of the loop's clock); traceparent."""
 

@@ -66,38 +66,59 @@ class Lanes:
 
     def offer(self, session: SessionID, event: Event) -> None:
         """Queue an event; return at once."""
-        self._append(session, (event, copy_context(), None))
+        lane = self._lanes.get(session)
+        if lane is None:
+            lane = self._lanes[session] = self._spare.pop() if self._spare else _Lane()
+            lane.task = self._loop.create_task(self._drain(session, lane))
+        lane.queue.append((event, copy_context(), None))
 
-    async def run(self, session: SessionID, event: Event) -> Failure:
-        """Deliver an event in its turn and wait for it. Cancelling the wait does not cancel the delivery.
+    def begin(self, session: SessionID, event: Event) -> Failure | asyncio.Future[Failure]:
+        """Deliver an event in its turn. Return what came of it if that is known already, else what `outlast` waits for.
 
         Raises:
             DeadlockError: the lane waits, over however many others, for the handler that calls this.
         """
         lane = self._lanes.get(session)
         if lane is None:
-            lane = self._open(session)
+            lane = self._lanes[session] = self._spare.pop() if self._spare else _Lane()
             lane.delivery = next(_numbers)
-            outcome = start(self._loop, self._deliver_first(session, lane, event), copy_context())
-            if not isinstance(outcome, asyncio.Task):
-                return outcome
-            lane.task = outcome
-            return await _outlast(outcome)
+            try:
+                outcome = start(self._loop, self._deliver(event, session, lane.delivery, True), copy_context())  # noqa: FBT003
+            except BaseException:
+                self._advance(session, lane)
+                raise
+            if isinstance(outcome, asyncio.Task):
+                lane.task = outcome
+                outcome.add_done_callback(lambda _: self._advance(session, lane))
+            else:
+                self._advance(session, lane)
+            return outcome
         held = self._held()
         if session in held:
-            return await self._run_nested(session, lane, event)
+            outcome = start(self._loop, self._deliver(event, session, lane.delivery, True), copy_context())  # noqa: FBT003
+            if isinstance(outcome, asyncio.Task):
+                self._nested.add(outcome)
+                outcome.add_done_callback(self._nested.discard)
+            return outcome
         self._refuse_cycle(session, held)
         receipt: asyncio.Future[Failure] = self._loop.create_future()
-        self._append(session, (event, copy_context(), receipt))
-        for holder in held:
-            self._lanes[holder].waits_for.append(session)
+        lane.queue.append((event, copy_context(), receipt))
+        if held:
+            self._note_waiting(session, held, receipt)
+        return receipt
+
+    @staticmethod
+    async def outlast(delivery: asyncio.Future[Failure]) -> Failure:
+        """Wait for a delivery. Cancelling the wait does not cancel the delivery."""
         try:
-            return await receipt
-        finally:
-            for holder, delivery in held.items():
-                mine = self._lanes.get(holder)
-                if mine is not None and mine.delivery == delivery:
-                    mine.waits_for.remove(session)
+            await asyncio.wait((delivery,))
+        except asyncio.CancelledError:
+            if not isinstance(delivery, asyncio.Task):
+                delivery.cancel()
+            raise
+        if delivery.cancelled():
+            raise _abandoned()
+        return delivery.result()
 
     async def idle(self) -> None:
         """Wait until no event waits or is being delivered.
@@ -140,26 +161,15 @@ class Lanes:
         """Return the events that wait, when the loop they waited on is gone."""
         return [event for lane in self._lanes.values() for event, _, _ in lane.queue]
 
-    def _append(self, session: SessionID, item: Queued) -> None:
-        lane = self._lanes.get(session)
-        if lane is None:
-            lane = self._open(session)
-            lane.queue.append(item)
+    def _advance(self, session: SessionID, lane: _Lane) -> None:
+        """Go on after the first delivery of a lane: with its queue, or not at all."""
+        lane.delivery = 0
+        if lane.waits_for:
+            lane.waits_for.clear()
+        if lane.queue:
             lane.task = self._loop.create_task(self._drain(session, lane))
         else:
-            lane.queue.append(item)
-
-    async def _deliver_first(self, session: SessionID, lane: _Lane, event: Event) -> Failure:
-        try:
-            return await self._deliver(event, session, lane.delivery, True)  # noqa: FBT003  # a positional call is cheaper
-        finally:
-            lane.delivery = 0
-            if lane.waits_for:
-                lane.waits_for.clear()
-            if lane.queue:
-                lane.task = self._loop.create_task(self._drain(session, lane))
-            else:
-                self._close(session)
+            self._close(session)
 
     async def _drain(self, session: SessionID, lane: _Lane) -> None:
         queue = lane.queue
@@ -185,19 +195,6 @@ class Lanes:
         finally:
             self._close(session)
 
-    async def _run_nested(self, session: SessionID, lane: _Lane, event: Event) -> Failure:
-        work = self._deliver(event, session, lane.delivery, True)  # noqa: FBT003  # a positional call is cheaper
-        outcome = start(self._loop, work, copy_context())
-        if not isinstance(outcome, asyncio.Task):
-            return outcome
-        self._nested.add(outcome)
-        outcome.add_done_callback(self._nested.discard)
-        return await _outlast(outcome)
-
-    def _open(self, session: SessionID) -> _Lane:
-        lane = self._lanes[session] = self._spare.pop() if self._spare else _Lane()
-        return lane
-
     def _close(self, session: SessionID) -> None:
         lane = self._lanes.pop(session, None)
         if lane is not None and len(self._spare) < _SPARE_LANES:
@@ -221,6 +218,17 @@ class Lanes:
             if session in lanes and lanes[session].delivery == delivery
         }
 
+    def _note_waiting(self, target: SessionID, held: dict[SessionID, int], receipt: asyncio.Future[Failure]) -> None:
+        def forget(_: asyncio.Future[Failure]) -> None:
+            for session, delivery in held.items():
+                lane = self._lanes.get(session)
+                if lane is not None and lane.delivery == delivery:
+                    lane.waits_for.remove(target)
+
+        for session in held:
+            self._lanes[session].waits_for.append(target)
+        receipt.add_done_callback(forget)
+
     def _refuse_cycle(self, target: SessionID, held: dict[SessionID, int]) -> None:
         paths: list[tuple[SessionID, ...]] = [(target,)] if held else []
         seen = {target}
@@ -237,14 +245,6 @@ class Lanes:
                 if session not in seen and session in self._lanes:
                     seen.add(session)
                     paths.append((*path, session))
-
-
-async def _outlast(task: asyncio.Task[Failure]) -> Failure:
-    """Wait for a task without passing one's own cancellation on to it."""
-    await asyncio.wait((task,))
-    if task.cancelled():
-        raise _abandoned()
-    return task.result()
 
 
 def _report_abandoned(receipt: asyncio.Future[Failure] | None) -> None:
