@@ -7,6 +7,7 @@ import logging
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from time import monotonic
+from typing import Literal
 
 from llmgine.bus import MessageBus
 from llmgine.errors import EngineBusyError, StoreError, TurnLimitError
@@ -46,8 +47,8 @@ class _Run:
     generation_time: float = 0.0
     usage: Usage = field(default_factory=Usage)
     turns: int = 0
-    produced: bool = False
-    """Whether anything but the user's message has come into the history."""
+    last: Literal["prompt", "tools", "answer"] = "prompt"
+    """What the history ends with."""
     fold: Fold = field(default_factory=Fold)
 
 
@@ -117,7 +118,7 @@ class LLMEngine:
             response = await self._ask(run)
             if not response.tool_calls:
                 self.history.add_assistant_message(response.text)
-                run.produced = True
+                run.fold, run.last = Fold(), "answer"
                 await self.history.save()
                 await self._publish(
                     run,
@@ -174,17 +175,16 @@ class LLMEngine:
             self.history.add_assistant_message(response.text or None, response.tool_calls)
             for call, task in zip(response.tool_calls, tasks, strict=True):
                 self.history.add_tool_message(call.id, _CANCELLED if task.cancelled() else task.result().content)
-            run.produced = True
-            run.fold = Fold()
+            run.fold, run.last = Fold(), "tools"
         await self.history.save()
 
     async def _break_off(self, run: _Run, end: PromptCancelledEvent | PromptFailedEvent) -> None:
         """Leave a history that can go on, and say that the prompt has ended."""
         if run.fold.text:
             self.history.add_assistant_message(run.fold.text)
-        elif run.produced:
+        elif run.last == "tools":
             self.history.add_assistant_message(_INTERRUPTED)
-        else:
+        elif run.last == "prompt":
             self.history.drop_unanswered()
         try:
             await self.history.save()
