@@ -7,13 +7,13 @@ import logging
 import traceback
 from collections import Counter
 from collections.abc import Callable
-from contextvars import copy_context
 from dataclasses import dataclass
 from threading import get_ident
 from typing import Any, ClassVar, Self, TypeVar, cast, get_type_hints, overload
 
 from llmgine.bus import causality
-from llmgine.bus.eager import start
+from llmgine.bus.delivery import Delivery
+from llmgine.bus.failures import Failures
 from llmgine.bus.interfaces import (
     CommandHandler,
     EventFilter,
@@ -23,7 +23,7 @@ from llmgine.bus.interfaces import (
     Observer,
     SupportsObserveEvent,
 )
-from llmgine.bus.lanes import Failure, Lanes
+from llmgine.bus.lanes import Lanes
 from llmgine.bus.pipeline import compose
 from llmgine.bus.registry import HandlerRegistry
 from llmgine.bus.session import BusSession
@@ -125,10 +125,8 @@ class MessageBus:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._buffer: list[Event] | None = []  # None once the bus has been stopped
         self._suppress_errors = True
-        self._error_limit = 1000
-        self._total_errors = 0
-        self.event_handler_errors: list[BaseException] = []
-        """The latest failures of event handlers, oldest first."""
+        self._failures = Failures()
+        self._delivery = Delivery(self._registry, self._handler_failed)
 
     # Life
 
@@ -144,7 +142,7 @@ class MessageBus:
                 raise BusNotRunningError(msg)
             waiting = self._lanes.leave()
         self._loop, self._thread, self._buffer = loop, get_ident(), []
-        self._lanes = Lanes(loop, self._deliver)
+        self._lanes = Lanes(loop, self._delivery.of)
         self._lanes.batch_size = self._batch_size
         for event in waiting:
             await self.publish(event, await_processing=False)
@@ -359,12 +357,12 @@ class MessageBus:
         if self._streams:
             for stream in self._streams.get(event.correlation_id, ()):
                 stream.put(event)
-        if not self._admit(event, session):
+        if (self._observers or self._filters) and not self._admit(event, session):
             return
         if not await_processing:
             lanes.offer(session, event)
             return
-        outcome = lanes.begin(session, event)
+        outcome = lanes.begin(session, event, chain)
         if isinstance(outcome, asyncio.Future):
             outcome = await lanes.outlast(outcome)
         if outcome is not None and not self._suppress_errors:
@@ -404,8 +402,12 @@ class MessageBus:
 
     def set_error_history_limit(self, limit: int) -> None:
         """Keep at most `limit` failures in `event_handler_errors`."""
-        self._error_limit = limit
-        del self.event_handler_errors[: max(0, len(self.event_handler_errors) - limit)]
+        self._failures.limit(limit)
+
+    @property
+    def event_handler_errors(self) -> list[BaseException]:
+        """The latest failures of event handlers, oldest first."""
+        return self._failures.latest
 
     async def get_stats(self) -> dict[str, Any]:
         """Return whether the bus runs, what waits, how much failed, what was filtered, and how many are registered."""
@@ -415,7 +417,7 @@ class MessageBus:
             "batch_size": self._batch_size,
             "batch_timeout": self._batch_timeout,
             "error_suppression": self._suppress_errors,
-            "total_errors": self._total_errors,
+            "total_errors": self._failures.total,
             "filtered": dict(self._filtered),
             **self._registry.get_handler_stats(),
         }
@@ -439,65 +441,11 @@ class MessageBus:
             raise CommandTimeoutError(msg, timeout=timeout or 0.0) from error
         return outcome if isinstance(outcome, CommandResult) else CommandResult.of(outcome, command)
 
-    async def _deliver(self, event: Event, session: SessionID, delivery: int, waited: bool) -> Failure:  # noqa: FBT001
-        plan = self._registry.event_plan(type(event), session)
-        if not plan:
-            return None
-        chain = causality.current.get()
-        held: causality.Holds = chain[2] if chain is not None and waited else ()
-        deadline = chain[3] if chain is not None and waited else None
-        lane = (session, delivery)
-        held = held if lane in held else (*held, lane)
-        event_id = event.event_id
-        causality.current.set((event._correlation_id or event_id, event_id, held, deadline, event.traceparent))
-        failure: Failure = None
-        for group in plan:
-            if len(group) == 1:
-                failed = await self._handle(event, *group[0])
-            else:
-                failed = await self._handle_together(event, group)
-            failure = failure or failed
-        return failure
-
-    async def _handle(self, event: Event, registered: EventHandler, handler: EventHandler) -> Failure:
-        try:
-            outcome = handler(event)
-            if hasattr(type(outcome), "__await__"):
-                await outcome
-        except asyncio.CancelledError as error:
-            task = asyncio.current_task()
-            if task is not None and task.cancelling():
-                raise
-            return self._failed(event, registered, error)
-        except Exception as error:  # noqa: BLE001  # the boundary: one handler's failure must not silence another
-            return self._failed(event, registered, error)
-        return None
-
-    async def _handle_together(self, event: Event, group: tuple[tuple[EventHandler, EventHandler], ...]) -> Failure:
-        loop = cast("asyncio.AbstractEventLoop", self._loop)
-        outcomes = [start(loop, self._handle(event, *handler), copy_context()) for handler in group]
-        tasks = [outcome for outcome in outcomes if isinstance(outcome, asyncio.Task)]
-        if tasks:
-            try:
-                await asyncio.wait(tasks)
-            except asyncio.CancelledError:
-                for task in tasks:
-                    task.cancel()
-                await asyncio.wait(tasks)
-                raise
-        failures = (o.result() if isinstance(o, asyncio.Task) else o for o in outcomes)
-        return next((failure for failure in failures if failure is not None), None)
-
-    def _failed(self, event: Event, handler: EventHandler, error: BaseException) -> BaseException:
-        name = f"{getattr(handler, '__module__', '?')}.{getattr(handler, '__qualname__', repr(handler))}"
-        self._total_errors += 1
-        self.event_handler_errors.append(error)
-        del self.event_handler_errors[: max(0, len(self.event_handler_errors) - self._error_limit)]
-        _log.error("%s failed on %s: %r", name, type(event).__name__, error, exc_info=error)
+    def _handler_failed(self, event: Event, handler: EventHandler, error: BaseException) -> None:
+        name = self._failures.note(event, handler, error)
         if not isinstance(event, EventHandlerFailedEvent):
             failure = EventHandlerFailedEvent(event=event, handler=name, exception=error, session_id=event.session_id)
             self._announce(failure, event)
-        return error
 
     def _announce(self, event: Event, cause: Command[Any] | Event) -> None:
         """Publish an event of the bus's own, without waiting and without cost where nobody listens."""

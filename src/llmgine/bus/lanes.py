@@ -14,16 +14,16 @@ from itertools import count
 from typing import Any, TypeAlias
 
 from llmgine.bus import causality
+from llmgine.bus.causality import Chain
+from llmgine.bus.delivery import Failure
 from llmgine.bus.eager import start
 from llmgine.errors import BusNotRunningError, DeadlockError
 from llmgine.messages import Event, SessionID
 
 __all__ = ["Lanes"]
 
-Failure: TypeAlias = BaseException | None
-Deliver: TypeAlias = Callable[[Event, SessionID, int, bool], Coroutine[Any, Any, Failure]]
-"""Runs an event's handlers, given its session, the number of the delivery, and whether somebody waits for it. Returns
-the first failure; raises nothing but the `CancelledError` of its own task."""
+Deliver: TypeAlias = Callable[[Event, SessionID, int, Chain | None], Coroutine[Any, Any, Failure] | None]
+"""`Delivery.of`. Its work raises nothing but the `CancelledError` of its own task."""
 Queued: TypeAlias = tuple[Event, Context, "asyncio.Future[Failure] | None"]
 
 _numbers = count(1)
@@ -68,22 +68,31 @@ class Lanes:
         """Queue an event; return at once."""
         lane = self._lanes.get(session)
         if lane is None:
-            lane = self._lanes[session] = self._spare.pop() if self._spare else _Lane()
+            lane = self._open(session)
             lane.task = self._loop.create_task(self._drain(session, lane))
         lane.queue.append((event, copy_context(), None))
 
-    def begin(self, session: SessionID, event: Event) -> Failure | asyncio.Future[Failure]:
+    def begin(self, session: SessionID, event: Event, chain: Chain | None) -> Failure | asyncio.Future[Failure]:
         """Deliver an event in its turn. Return what came of it if that is known already, else what `outlast` waits for.
+
+        Args:
+            session: whose lane it is.
+            event: what to deliver.
+            chain: the caller's.
 
         Raises:
             DeadlockError: the lane waits, over however many others, for the handler that calls this.
         """
         lane = self._lanes.get(session)
         if lane is None:
-            lane = self._lanes[session] = self._spare.pop() if self._spare else _Lane()
-            lane.delivery = next(_numbers)
+            number = next(_numbers)
+            work = self._deliver(event, session, number, chain)
+            if work is None:
+                return None
+            lane = self._open(session)
+            lane.delivery = number
             try:
-                outcome = start(self._loop, self._deliver(event, session, lane.delivery, True), copy_context())  # noqa: FBT003
+                outcome = start(self._loop, work, copy_context())
             except BaseException:
                 self._advance(session, lane)
                 raise
@@ -93,13 +102,9 @@ class Lanes:
             else:
                 self._advance(session, lane)
             return outcome
-        held = self._held()
+        held = self._held(chain)
         if session in held:
-            outcome = start(self._loop, self._deliver(event, session, lane.delivery, True), copy_context())  # noqa: FBT003
-            if isinstance(outcome, asyncio.Task):
-                self._nested.add(outcome)
-                outcome.add_done_callback(self._nested.discard)
-            return outcome
+            return self._begin_nested(event, session, lane.delivery, chain)
         self._refuse_cycle(session, held)
         receipt: asyncio.Future[Failure] = self._loop.create_future()
         lane.queue.append((event, copy_context(), receipt))
@@ -126,7 +131,7 @@ class Lanes:
         Raises:
             DeadlockError: called by a handler of an event, which would wait for itself.
         """
-        if held := tuple(self._held()):
+        if held := tuple(self._held(causality.current.get())):
             msg = (
                 f"An event handler in session {held[-1]} waits until no event is being handled, its own included. "
                 "Wait outside the handler, or in a task that it starts and does not wait for."
@@ -161,6 +166,18 @@ class Lanes:
         """Return the events that wait, when the loop they waited on is gone."""
         return [event for lane in self._lanes.values() for event, _, _ in lane.queue]
 
+    def _begin_nested(
+        self, event: Event, session: SessionID, delivery: int, chain: Chain | None
+    ) -> Failure | asyncio.Task[Failure]:
+        work = self._deliver(event, session, delivery, chain)
+        if work is None:
+            return None
+        outcome = start(self._loop, work, copy_context())
+        if isinstance(outcome, asyncio.Task):
+            self._nested.add(outcome)
+            outcome.add_done_callback(self._nested.discard)
+        return outcome
+
     def _advance(self, session: SessionID, lane: _Lane) -> None:
         """Go on after the first delivery of a lane: with its queue, or not at all."""
         lane.delivery = 0
@@ -178,13 +195,16 @@ class Lanes:
             while queue:
                 event, context, receipt = queue.popleft()
                 lane.delivery = next(_numbers)
-                work = self._deliver(event, session, lane.delivery, receipt is not None)
-                outcome = start(self._loop, work, context)
-                try:
-                    failure = await outcome if isinstance(outcome, asyncio.Task) else outcome
-                except asyncio.CancelledError:
-                    _report_abandoned(receipt)
-                    raise
+                chain = context.get(causality.current) if receipt is not None else None
+                work = self._deliver(event, session, lane.delivery, chain)
+                failure = None
+                if work is not None:
+                    outcome = start(self._loop, work, context)
+                    try:
+                        failure = await outcome if isinstance(outcome, asyncio.Task) else outcome
+                    except asyncio.CancelledError:
+                        _report_abandoned(receipt)
+                        raise
                 lane.delivery = 0
                 lane.waits_for.clear()
                 if receipt and not receipt.done():
@@ -206,9 +226,8 @@ class Lanes:
                     waiter.set_result(None)
             self._idle.clear()
 
-    def _held(self) -> dict[SessionID, int]:
-        """The lanes that wait for the caller, outermost first, each with its delivery under way."""
-        chain = causality.current.get()
+    def _held(self, chain: Chain | None) -> dict[SessionID, int]:
+        """The lanes that wait for a chain, outermost first, each with its delivery under way."""
         if chain is None:
             return {}
         lanes = self._lanes
@@ -217,6 +236,10 @@ class Lanes:
             for session, delivery in chain[2]
             if session in lanes and lanes[session].delivery == delivery
         }
+
+    def _open(self, session: SessionID) -> _Lane:
+        lane = self._lanes[session] = self._spare.pop() if self._spare else _Lane()
+        return lane
 
     def _note_waiting(self, target: SessionID, held: dict[SessionID, int], receipt: asyncio.Future[Failure]) -> None:
         def forget(_: asyncio.Future[Failure]) -> None:
