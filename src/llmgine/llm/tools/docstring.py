@@ -1,6 +1,7 @@
 """What a docstring says about a function and its parameters, in the Google, NumPy and reST styles."""
 
 import re
+from itertools import pairwise
 
 __all__ = ["parse_docstring"]
 
@@ -14,10 +15,9 @@ _OTHER_SECTIONS = frozenset(
     }
 )  # fmt: skip
 _FIELD = re.compile(
-    r":(param|parameter|arg|argument|key|keyword|type|returns?|rtype|raises?|except|exception|yields?|ytype|meta)"
+    r":(?:(param|parameter|arg|argument|key|keyword)|type|returns?|rtype|raises?|except|exception|yields?|ytype|meta)"
     r"\b([^:]*):\s*(.*)"
 )
-_PARAMETER_FIELDS = frozenset({"param", "parameter", "arg", "argument", "key", "keyword"})
 _GOOGLE_ENTRY = re.compile(r"(\w+)\s*(?:\(.*?\))?\s*:\s*(.*)")
 _NUMPY_ENTRY = re.compile(r"(\w+(?:\s*,\s*\w+)*)\s*(?::.*)?()")
 
@@ -25,7 +25,7 @@ _NUMPY_ENTRY = re.compile(r"(\w+(?:\s*,\s*\w+)*)\s*(?::.*)?()")
 def parse_docstring(docstring: str) -> tuple[str, dict[str, str]]:
     """Return the text before the first section, and the descriptions of parameters by name.
 
-    Expects the indentation of `inspect.getdoc`.
+    Expects the indentation that `inspect.cleandoc` leaves.
     """
     description: list[str] = []
     parameters: dict[str, list[str]] = {}
@@ -33,16 +33,15 @@ def parse_docstring(docstring: str) -> tuple[str, dict[str, str]]:
     entry: re.Pattern[str] | None = None  # how a parameter begins in the section that we are in
     margin: int | None = None  # where it begins: the indentation of the section's first line
 
-    lines = docstring.splitlines()
-    for line, next_line in zip(lines, [*lines[1:], ""], strict=True):
+    for line, next_line in pairwise([*docstring.splitlines(), ""]):
         text = line.strip()
         indent = len(line) - len(line.lstrip())
         title = text.removesuffix(":").lower()
         underlined = re.fullmatch(r"-{3,}", next_line.strip()) is not None
         if field := _FIELD.fullmatch(text):
-            kind, subject, first = field.groups()
+            is_parameter, subject, first = field.groups()
             target, entry = [first], None
-            if kind in _PARAMETER_FIELDS and subject.strip():
+            if is_parameter and subject.strip():
                 parameters[subject.split()[-1]] = target
         elif indent == 0 and title in _PARAMETER_SECTIONS and (underlined or text.endswith(":")):
             target, entry, margin = [], _NUMPY_ENTRY if underlined else _GOOGLE_ENTRY, None
@@ -52,13 +51,13 @@ def parse_docstring(docstring: str) -> tuple[str, dict[str, str]]:
             target.append(text)
         else:
             margin = indent if margin is None else margin
-            if indent > margin:
-                target.append(text)
-            elif match := entry.fullmatch(text):
+            if indent < margin:
+                target, entry = [], None
+            elif indent == margin and (match := entry.fullmatch(text)):
                 target = [match[2]]
                 parameters.update(dict.fromkeys(re.split(r"\s*,\s*", match[1]), target))
             else:
-                target = []
+                target.append(text)
 
     return "\n".join(description).strip(), {
         name: text for name, told in parameters.items() if (text := " ".join(" ".join(told).split()))

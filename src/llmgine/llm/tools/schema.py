@@ -16,10 +16,10 @@ from llmgine.errors import ToolRegistrationError
 __all__ = ["definition_of", "json_schema", "parameters_of"]
 
 
-def definition_of(function: Callable[..., Any]) -> Callable[..., Any]:
+def definition_of(function: Callable[..., Any]) -> Any:
     """Return the `def` behind decorators, methods and callable objects: it has the docstring and the namespace."""
-    function = inspect.unwrap(function)
-    return function if inspect.isroutine(function) else inspect.unwrap(function.__call__)
+    undecorated: Any = inspect.unwrap(function)
+    return undecorated if inspect.isroutine(undecorated) else inspect.unwrap(undecorated.__call__)
 
 
 def parameters_of(function: Callable[..., Any], namespace: Mapping[str, Any]) -> list[inspect.Parameter]:
@@ -33,7 +33,9 @@ def parameters_of(function: Callable[..., Any], namespace: Mapping[str, Any]) ->
     try:
         parameters = inspect.signature(function).parameters
     except (TypeError, ValueError) as exc:
-        raise ToolRegistrationError(f"it has no readable signature ({exc}). Wrap it in a function of your own.") from exc
+        raise ToolRegistrationError(
+            f"it has no readable signature ({exc}). Wrap it in a function of your own."
+        ) from exc
     bound = function.keywords if isinstance(function, functools.partial) else {}
     return [_resolved(parameter, namespace) for name, parameter in parameters.items() if name not in bound]
 
@@ -53,7 +55,7 @@ def _resolved(parameter: inspect.Parameter, namespace: Mapping[str, Any]) -> ins
         hints = get_type_hints(holder, dict(namespace), include_extras=True)
     except Exception as exc:  # an annotation is an expression of the application: evaluating it may raise anything
         raise ToolRegistrationError(
-            f"the annotation of its parameter '{parameter.name}', {parameter.annotation!r}, cannot be resolved ({exc}). "
+            f"the annotation of its parameter {parameter} cannot be resolved ({exc}). "
             "Import or define the type at the top of the module that defines the function."
         ) from exc
     return parameter.replace(annotation=hints[parameter.name])
@@ -78,6 +80,12 @@ class _Generator(GenerateJsonSchema):
 
     def field_title_should_be_set(self, schema: Any) -> bool:  # noqa: ARG002
         return False  # "City" as the title of `city` tells a model nothing
+
+    def literal_schema(self, schema: Any) -> dict[str, Any]:
+        described = super().literal_schema(schema)
+        if "const" in described:  # some providers know "enum" only
+            described["enum"] = [described.pop("const")]
+        return described
 
 
 def _inline(node: Any, definitions: Mapping[str, dict[str, Any]]) -> Any:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from contextvars import copy_context
 from threading import Thread
-from typing import TypeVar
+from typing import Any, TypeVar
 
 __all__ = ["run_in_thread"]
 
@@ -18,7 +18,7 @@ async def run_in_thread(function: Callable[[], T], name: str) -> T:
     A thread cannot be stopped: after a cancellation it runs on and its outcome is dropped. A pool would be filled up
     by threads that hang, and joined when the interpreter exits.
     """
-    future: Future[tuple[T, None] | tuple[None, BaseException]] = Future()
+    future: Future[tuple[Any, BaseException | None]] = Future()
     future.set_running_or_notify_cancel()  # from here on a cancellation leaves it alone
     context = copy_context()
 
@@ -30,6 +30,7 @@ async def run_in_thread(function: Callable[[], T], name: str) -> T:
             future.set_result((None, exc))
 
     Thread(target=work, name=name, daemon=True).start()
+    value: T
     value, error = await asyncio.wrap_future(future)
     if error is not None:
         raise error

@@ -1,4 +1,4 @@
-"""A model's wish to have a tool run. (The module's name is part of the published interface.)"""
+"""A model's wish to have a tool run."""  # noqa: N999  # the name is part of the published interface
 
 from __future__ import annotations
 

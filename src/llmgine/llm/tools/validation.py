@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import inspect
 import reprlib
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from enum import Enum
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -32,14 +31,15 @@ class ArgumentValidator:
             for parameter in parameters
         ]
 
+        # A function, where a model class would refuse parameters such as `_id`, `copy` or `model_config`.
         def collect(**arguments: Any) -> dict[str, Any]:
             return arguments
 
-        # A function, where a model class would refuse parameters such as `_id`, `copy` or `model_config`.
-        collect.__signature__ = inspect.Signature(keywords)  # type: ignore[attr-defined]
-        collect.__annotations__ = {keyword.name: keyword.annotation for keyword in keywords}
-        self.names = [keyword.name for keyword in keywords]
-        self.adapter: TypeAdapter[Any] = TypeAdapter(collect, config=ConfigDict(coerce_numbers_to_str=True))
+        function: Any = collect
+        function.__signature__ = inspect.Signature(keywords)
+        function.__annotations__ = {keyword.name: keyword.annotation for keyword in keywords}
+        self._names = [keyword.name for keyword in keywords]
+        self.adapter: TypeAdapter[Any] = TypeAdapter(function, config=ConfigDict(coerce_numbers_to_str=True))
 
     def validate(self, arguments: dict[str, Any]) -> dict[str, Any]:
         """Return decoded JSON as keyword arguments, defaults filled in.
@@ -47,21 +47,18 @@ class ArgumentValidator:
         Raises:
             ToolValidationError: saying of every argument that does not fit what was expected and what came.
         """
-        with self._explaining():
-            # As JSON, because a strict type takes a date or a tuple from JSON that it would not take from Python.
-            return dict(self.adapter.validate_json(to_json(arguments)))
+        # As JSON, because a strict type takes a date or a tuple from JSON that it would not take from Python.
+        return self._explaining(self.adapter.validate_json, to_json(arguments))
 
     def validate_python(self, arguments: dict[str, Any]) -> dict[str, Any]:
         """Do the same with Python objects."""
-        with self._explaining():
-            return dict(self.adapter.validate_python(arguments))
+        return self._explaining(self.adapter.validate_python, arguments)
 
-    @contextmanager
-    def _explaining(self) -> Iterator[None]:
+    def _explaining(self, validate: Callable[[Any], Any], arguments: Any) -> dict[str, Any]:
         try:
-            yield
+            return dict(validate(arguments))
         except ValidationError as exc:
-            raise ToolValidationError(_explain(exc, self.names)) from exc
+            raise ToolValidationError(_explain(exc, self._names)) from exc
 
 
 def decode_arguments(arguments: str) -> dict[str, Any]:
@@ -74,7 +71,7 @@ def decode_arguments(arguments: str) -> dict[str, Any]:
     for _ in range(2):
         if isinstance(value, str):
             try:
-                value = from_json(value) if value.strip() else None
+                value = from_json(value.encode()) if value.strip() else None
             except ValueError as exc:
                 raise ToolValidationError(
                     f"the arguments are not valid JSON ({exc}). Send one JSON object, such as {{}}."
@@ -83,7 +80,7 @@ def decode_arguments(arguments: str) -> dict[str, Any]:
         return {}
     if not isinstance(value, dict):
         raise ToolValidationError(
-            f"the arguments must be one JSON object, not {reprlib.repr(value)}. Name them: {{\"name\": value}}."
+            f'the arguments must be one JSON object, not {reprlib.repr(value)}. Name them: {{"name": value}}.'
         )
     return value
 
@@ -111,10 +108,8 @@ def _with_member_names(annotation: Any) -> Any:
     if isinstance(annotation, type) and issubclass(annotation, Enum):
         return Annotated[annotation, BeforeValidator(_member_lookup(annotation))]
     origin, arguments = get_origin(annotation), get_args(annotation)
-    if origin is Annotated:
-        return Annotated[(_with_member_names(arguments[0]), *arguments[1:])]
     replaced = tuple(_with_member_names(argument) for argument in arguments)
-    if replaced == arguments or origin in {None, Literal}:
+    if origin is None or origin is Literal or replaced == arguments:
         return annotation
     return Union[replaced] if origin in {Union, UnionType} else origin[replaced]  # noqa: UP007  # made at run time
 
@@ -130,7 +125,7 @@ def _member_lookup(enum: type[Enum]) -> Callable[[Any], Any]:
     def look_up(given: Any) -> Any:
         if not isinstance(given, str):
             return given
-        return spellings.get(given) or spellings.get(given.casefold()) or given
+        return spellings.get(given, spellings.get(given.casefold(), given))
 
     return look_up
 

@@ -1,0 +1,51 @@
+"""What came of a tool call, for the application and, as a text of bounded size, for the model."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, Literal
+
+from pydantic_core import PydanticSerializationError, to_json
+
+from llmgine.llm.tools.toolCall import ToolCall
+
+__all__ = ["ToolResult", "as_text", "bounded"]
+
+_BYTES_MODES: tuple[Literal["utf8", "base64"], ...] = ("utf8", "base64")
+
+
+@dataclass(frozen=True)
+class ToolResult:
+    """The outcome of one tool call."""
+
+    call: ToolCall
+    content: str
+    """What the model gets to read: the value as text, or the error. Bounded in size, and always valid UTF-8."""
+    succeeded: bool = False
+    value: Any = None
+    """What the tool returned; None if it failed."""
+    arguments: dict[str, Any] = field(default_factory=dict[str, Any])
+    """As the tool received them. Where they did not fit, as the model sent them: `{"__raw__": text}` if not in JSON."""
+    duration: float = 0.0
+    """Seconds from the tool's start, without the wait for its turn; 0.0 if it never started."""
+
+
+def as_text(value: Any) -> str:
+    """Return a string as it is, anything else as JSON, and what has no JSON form as `str` shows it."""
+    if isinstance(value, str) and not isinstance(value, Enum):
+        return value
+    for bytes_mode in _BYTES_MODES:
+        with suppress(PydanticSerializationError):
+            return to_json(value, bytes_mode=bytes_mode, fallback=str).decode()
+    return str(value)
+
+
+def bounded(text: str, max_chars: int) -> str:
+    """Return the beginning of a long text, with a mark that says how much was left out."""
+    left_out = len(text) - max_chars
+    if left_out > 0:
+        text = f"{text[:max_chars]}\n[{left_out:,} of {len(text):,} characters left out]"
+    # Half of a surrogate pair, as in the name of a file that is not UTF-8, could not be sent to a provider.
+    return text.encode(errors="backslashreplace").decode()
