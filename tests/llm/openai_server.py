@@ -82,16 +82,15 @@ class OpenAIServer:
             return self._whole(writer, 200, models)
         self.keys.append(headers.get("authorization", ""))
         self.requests.append(json.loads(body))
-        reply = (
-            {"status": 500, "error": {"message": "the script has ended"}}
-            if not self.replies
-            else self.replies[0]
-            if self.replies[0].get("repeat")
-            else self.replies.pop(0)
-        )
+        reply = self._next()
         if "status" in reply:
             return self._whole(writer, reply["status"], {"error": reply["error"]}, reply.get("headers"))
         return await self._stream(reader, writer, reply)
+
+    def _next(self) -> dict[str, Any]:
+        if not self.replies:
+            return {"status": 500, "error": {"message": "the script has ended"}}
+        return self.replies[0] if self.replies[0].get("repeat") else self.replies.pop(0)
 
     @staticmethod
     def _whole(writer: asyncio.StreamWriter, status: int, content: Any, headers: dict[str, str] | None = None) -> bool:

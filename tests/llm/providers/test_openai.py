@@ -23,7 +23,7 @@ from llmgine.errors import (
 )
 from llmgine.llm.providers import complete
 from llmgine.llm.providers.openai import OpenAIProvider
-from llmgine.llm.types import FinishReason, TextDelta, Usage
+from llmgine.llm.types import Finish, FinishReason, TextDelta, Usage
 
 HELLO = [{"role": "user", "content": "hello"}]
 TOOLS = [{"type": "function", "function": {"name": "add", "parameters": {"type": "object", "properties": {}}}}]
@@ -46,7 +46,7 @@ async def test_text_is_streamed_in_pieces_with_usage_at_the_end() -> None:
 
     *pieces, finish = chunks
     assert pieces == [TextDelta("Hello"), TextDelta(" there,"), TextDelta(" friend.")]
-    assert (finish.reason, finish.usage, finish.model) == (FinishReason.STOP, Usage(11, 5), "test-model-1")
+    assert finish == Finish(FinishReason.STOP, Usage(11, 5), "test-model-1")
     assert server.keys == ["Bearer secret"]
     (request,) = server.requests
     assert request["messages"] == HELLO
