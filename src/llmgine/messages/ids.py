@@ -14,7 +14,8 @@ BUS = SessionID("BUS")
 """The scope of the bus itself: its handlers hear every session."""
 
 _random = Random()  # noqa: S311  # ids must be unique, not secret
-os.register_at_fork(after_in_child=_random.seed)
+if hasattr(os, "register_at_fork"):  # Windows cannot fork
+    os.register_at_fork(after_in_child=_random.seed)
 
 # Every message pays for its id. Chained built-in iterators take half the time of a function.
 _parts = zip(iter(time_ns, None), map(_random.getrandbits, repeat(64)), strict=False)

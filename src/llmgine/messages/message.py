@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
+from functools import lru_cache
 from time import time_ns
 from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 
@@ -95,10 +96,16 @@ def id_of(message: Message) -> str:
     return cast("str", getattr(message, message._id_field))
 
 
+@lru_cache(maxsize=8)
+def _second(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+
+
 def _read_timestamp(message: Any) -> str:
     value: Any = message._timestamp
     if type(value) is int:
-        value = datetime.fromtimestamp(value / 1e9, UTC).isoformat(timespec="microseconds")
+        seconds, nanoseconds = divmod(value, 1_000_000_000)
+        value = f"{_second(seconds)}.{nanoseconds // 1000:06d}+00:00"
         message._timestamp = value
     return cast("str", value)
 
