@@ -14,7 +14,7 @@ from llmgine.llm.providers import Fold, Provider, complete
 from llmgine.llm.providers.openai import OpenAIProvider
 from llmgine.llm.providers.scripted import Reply, ScriptedProvider
 from llmgine.llm.tools import ToolCall, ToolManager
-from llmgine.llm.types import Finish, LLMConversation, TextDelta, ToolCallDelta
+from llmgine.llm.types import Finish, LLMConversation, LLMResponse, TextDelta, ToolCallDelta
 
 HELLO = [{"role": "user", "content": "Say hello, please."}]
 TEXT = "Hello! What can I do for you today?"
@@ -70,12 +70,16 @@ async def test_usage_is_counted(provider: Provider) -> None:
     assert usage.output_tokens > 0
 
 
-async def test_folding_the_stream_is_what_complete_returns(provider: Provider) -> None:
+async def test_folding_the_stream_gives_the_whole_reply(provider: Provider) -> None:
+    chunks = [chunk async for chunk in provider.stream(HELLO)]
     fold = Fold()
-    async for chunk in provider.stream(HELLO):
+    for chunk in chunks:
         fold.add(chunk)
+    end = chunks[-1]
+    assert isinstance(end, Finish)
+    text = "".join(chunk.text for chunk in chunks if isinstance(chunk, TextDelta))
 
-    assert fold.response() == await complete(provider, HELLO)
+    assert fold.response() == LLMResponse(text, (), end.reason, end.usage, end.model)
 
 
 async def test_closing_early_leaves_the_provider_usable(provider: Provider) -> None:

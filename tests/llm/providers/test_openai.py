@@ -124,7 +124,7 @@ async def test_a_refusal_says_what_to_do(status: int, error: dict[str, Any], kin
     [
         ({"retry-after": "7"}, 7.0),
         ({"retry-after-ms": "250"}, 0.25),
-        ({"retry-after": format_datetime(datetime.now(UTC) + timedelta(seconds=90), usegmt=True)}, 90.0),
+        ({"retry-after": format_datetime(datetime.now(UTC) + timedelta(hours=10), usegmt=True)}, 36_000.0),
         ({"retry-after": "soon"}, None),
         ({}, None),
     ],
@@ -133,7 +133,7 @@ async def test_a_rate_limit_says_how_long_to_wait(headers: dict[str, str], secon
     with pytest.raises(RateLimitedError, match="slow down") as caught:
         await ask({"status": 429, "headers": headers, "error": {"message": "slow down"}})
 
-    assert caught.value.retry_after == (None if seconds is None else pytest.approx(seconds, abs=30))
+    assert caught.value.retry_after == (None if seconds is None else pytest.approx(seconds, rel=0.1))
 
 
 async def test_a_server_that_is_not_there_is_named() -> None:

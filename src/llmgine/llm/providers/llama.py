@@ -98,9 +98,8 @@ class Llama:
             "temperature": temperature,
             "top_p": 0.9,
         }
-        if grammar:
-            # Bound to a string without an end, a small model goes round in circles (DRY: p-e-w, llama.cpp #9702).
-            request |= {"grammar": grammar, "dry_multiplier": 0.8, "dry_allowed_length": 3}
+        # Greedy, a small model goes round in circles; under a grammar it has to be free to repeat what it was asked.
+        request |= {"grammar": grammar} if grammar else {"repeat_penalty": 1.1}
         if self._server is None:
             return
         loop = asyncio.get_running_loop()

@@ -1,4 +1,4 @@
-"""A model that runs in this process: the small one that can be fetched, or any GGUF file."""
+"""A model in this process: the embedded SmolLM2, or any GGUF file."""
 
 from __future__ import annotations
 
@@ -6,37 +6,48 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from pathlib import Path
+from weakref import WeakKeyDictionary
 
-from llmgine.errors import ModelFileError, ProviderError, ProviderResponseError
-from llmgine.llm.providers.base import Fold
+from llmgine.errors import ModelFileError
 from llmgine.llm.providers.llama import Llama, require_llama
 from llmgine.llm.providers.model_store import fetch_weights, is_intact
 from llmgine.llm.providers.tool_choice import ToolChoice
-from llmgine.llm.types import Chunk, Finish, FinishReason, LLMMessage, ModelFormattedDictTool, Usage
+from llmgine.llm.types import (
+    Chunk,
+    Finish,
+    FinishReason,
+    LLMConversation,
+    LLMMessage,
+    ModelFormattedDictTool,
+    TextDelta,
+    ToolCallDelta,
+    Usage,
+)
 
-__all__ = ["LocalProvider"]
+__all__ = ["EMBEDDED", "LocalProvider"]
 
-_FETCHED = "smollm2"
+EMBEDDED = "smollm2"
+"""The name of the embedded model: a demonstration, of 135 million parameters."""
+
+_ANSWER_TOKENS = 512
+_CALL_TOKENS = 256
 
 
 class LocalProvider:
-    """llama.cpp in this process: one reply at a time, the others wait in the order in which they came.
+    """A language model that runs here, one reply at a time; whoever asks meanwhile waits for their turn.
 
-    The model is fetched, if need be, and loaded with the first request.
-
-    Tools are chosen by the last message alone, one for each request; once a tool's result is in, the model answers.
-    That is what very small models can do. For a large one, run a server and use `openai` with its base URL.
+    The model is loaded when it is first asked, and fetched before that if it is the embedded one. With tools it first
+    chooses one of them, or to talk, bound to a grammar, because a model this small does not call tools by itself. Once
+    it has a tool's result it talks.
 
     Args:
-        model: `smollm2`, a demonstration model of 135 million parameters, or the path of a GGUF file.
-        progress: called in the event loop with the bytes done and the bytes in all, while the model is fetched.
-        context_tokens: how much conversation and reply fit, in tokens.
-        max_output_tokens: where a reply is cut off at the latest.
-        temperature: 0 for the likeliest word each time.
-        threads: one is best on a machine that does other work as well: with two, each waits for the slower.
+        model: `"smollm2"`, the embedded one, or the path of a GGUF file.
+        progress: told the bytes done and the bytes in all, while the embedded model is fetched.
+        context_tokens: how long a conversation and its reply may be together.
+        threads: one is best where other work is done too, because llama.cpp waits actively for the slowest of several.
 
     Raises:
-        MissingExtraError: llama.cpp is not installed.
+        MissingExtraError: xllamacpp is not installed.
         ModelFileError: there is no such file, or it is not a GGUF file.
     """
 
@@ -44,126 +55,114 @@ class LocalProvider:
 
     def __init__(
         self,
-        model: str = _FETCHED,
+        model: str = EMBEDDED,
         *,
         progress: Callable[[int, int], None] | None = None,
         context_tokens: int = 4096,
-        max_output_tokens: int = 1024,
-        temperature: float = 0.2,
         threads: int = 1,
     ) -> None:
         require_llama()
+        if model != EMBEDDED:
+            _check_file(Path(model))
         self.model = model
-        self._path = None if model == _FETCHED else _gguf(model)
         self._progress = progress
-        self._sizes = {"context_tokens": context_tokens, "threads": threads}
-        self._max_output_tokens = max_output_tokens
-        self._temperature = temperature
-        self._turn = asyncio.Lock()
+        self._context_tokens = context_tokens
+        self._threads = threads
         self._llama: Llama | None = None
-        self._closed = False
+        self._turns: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()
 
     async def stream(
         self, messages: Sequence[LLMMessage], *, tools: Sequence[ModelFormattedDictTool] = ()
     ) -> AsyncGenerator[Chunk, None]:
         """Stream the reply to a conversation; see `Provider.stream`."""
-        conversation = _plain(messages)
-        spent = Usage()
-        async with self._turn:
-            llama = await self._loaded()
-            if tools and messages[-1]["role"] == "user":
-                choice = ToolChoice(tools)
-                fold = Fold()
-                question = choice.messages(conversation[-1]["content"])
-                # Nothing is gained by chance in a choice.
-                reply = llama.stream(
-                    question, max_tokens=self._max_output_tokens, temperature=0.0, grammar=choice.grammar
-                )
-                async with aclosing(reply):
-                    async for chunk in reply:
-                        fold.add(chunk)
-                chosen = fold.response()
-                spent += chosen.usage or Usage()
-                whole = chosen.finish_reason is not FinishReason.LENGTH
-                if call := choice.read(chosen.text, whole=whole):
+        async with self._turn():
+            if self._llama is None:
+                self._llama = await self._load()
+            spent = Usage()
+            if tools and messages and messages[-1]["role"] == "user":
+                call, spent = await self._choose(self._llama, str(messages[-1].get("content") or ""), tools)
+                if call is not None:
                     yield call
-                    yield Finish(FinishReason.TOOL_CALLS if whole else FinishReason.LENGTH, spent, llama.name)
+                    yield Finish(FinishReason.TOOL_CALLS, spent, self.model)
                     return
-            reply = llama.stream(conversation, max_tokens=self._max_output_tokens, temperature=self._temperature)
-            async with aclosing(reply):
-                async for chunk in reply:
+            reply = self._llama.stream(_plain(messages), max_tokens=_ANSWER_TOKENS, temperature=0.0)
+            async with aclosing(reply) as chunks:
+                async for chunk in chunks:
                     if isinstance(chunk, Finish):
-                        yield Finish(chunk.reason, spent + (chunk.usage or Usage()), chunk.model)
+                        yield Finish(chunk.reason, spent + (chunk.usage or Usage()), self.model)
                     else:
                         yield chunk
 
     async def aclose(self) -> None:
-        """Stop what is being written, and release the model's memory."""
-        self._closed = True
-        llama, self._llama = self._llama, None
-        if llama is not None:
-            await asyncio.to_thread(llama.close)
+        """Release the model's memory, once nobody is being answered."""
+        async with self._turn():
+            if self._llama is not None:
+                self._llama.close()
+                self._llama = None
 
-    async def _loaded(self) -> Llama:
-        if self._closed:
-            msg = f"local:{self.model} has been closed. Make a new LocalProvider."
-            raise ProviderError(msg, provider=self.name, model=self.model)
-        if self._llama is None:
-            self._llama = await self._load()
-            if self._closed:  # meanwhile
-                await self.aclose()
-                return await self._loaded()
-        return self._llama
+    def _turn(self) -> asyncio.Lock:
+        # A lock belongs to the loop it was first waited for in.
+        return self._turns.setdefault(asyncio.get_running_loop(), asyncio.Lock())
 
     async def _load(self) -> Llama:
-        path = self._path or await fetch_weights(self._progress)
-        try:
-            return await asyncio.to_thread(Llama, path, **self._sizes)
-        except ModelFileError:
-            if self._path is not None or await asyncio.to_thread(is_intact, path):
-                raise
-            path.unlink()
+        if self.model != EMBEDDED:
+            return await asyncio.to_thread(self._open, Path(self.model))
         path = await fetch_weights(self._progress)
-        return await asyncio.to_thread(Llama, path, **self._sizes)
+        try:
+            return await asyncio.to_thread(self._open, path)
+        except ModelFileError:
+            if await asyncio.to_thread(is_intact, path):
+                raise
+        path.unlink(missing_ok=True)
+        return await asyncio.to_thread(self._open, await fetch_weights(self._progress))
+
+    def _open(self, path: Path) -> Llama:
+        return Llama(path, context_tokens=self._context_tokens, threads=self._threads)
+
+    async def _choose(
+        self, llama: Llama, request: str, tools: Sequence[ModelFormattedDictTool]
+    ) -> tuple[ToolCallDelta | None, Usage]:
+        choice = ToolChoice(tools)
+        answer = ""
+        end: Finish | None = None
+        question = choice.messages(request)
+        async for chunk in llama.stream(question, max_tokens=_CALL_TOKENS, temperature=0.0, grammar=choice.grammar):
+            if isinstance(chunk, TextDelta):
+                answer += chunk.text
+            elif isinstance(chunk, Finish):
+                end = chunk
+        whole = end is not None and end.reason is FinishReason.STOP
+        return choice.read(answer, whole=whole), (end and end.usage) or Usage()
 
 
-def _gguf(model: str) -> Path:
-    path = Path(model).expanduser()
+def _plain(messages: Sequence[LLMMessage]) -> LLMConversation:
+    """Return a conversation without tool calls, which the model's template does not know.
+
+    What tools said for a question that has been answered is in the answer. What they said for the last one is put into
+    the question, in the one form of several that a model of this size makes something of.
+    """
+    plain: LLMConversation = []
+    results: list[str] = []
+    for message in messages:
+        if message["role"] == "tool":
+            results.append(message["content"])
+        elif not message.get("tool_calls"):
+            results.clear()
+            plain.append({"role": message["role"], "content": message.get("content") or ""})
+    if results and plain:
+        question, result = plain[-1]["content"], "\n".join(results)
+        task = "Repeat the result as a sentence that answers the question."
+        plain[-1]["content"] = f"Question: {question}\nResult: {result}\n{task}"
+    return plain
+
+
+def _check_file(path: Path) -> None:
     try:
         with path.open("rb") as file:
             magic = file.read(4)
     except OSError as error:
-        msg = f"There is no model at {path} ({error.strerror}). Expected {_FETCHED!r} or the path of a GGUF file."
-        raise ModelFileError(msg, provider="local", model=model) from error
+        msg = f"{path} cannot be read as a model: {error.strerror}. Expected 'smollm2' or the path of a GGUF file."
+        raise ModelFileError(msg, provider="local", model=str(path)) from error
     if magic != b"GGUF":
-        msg = f"{path} is not a model that llama.cpp can load: a GGUF file begins with 'GGUF', this one does not."
-        raise ModelFileError(msg, provider="local", model=model)
-    return path
-
-
-def _plain(messages: Sequence[LLMMessage]) -> list[LLMMessage]:
-    """Put a conversation into words that a model without tools understands: results become part of the question."""
-    plain: list[LLMMessage] = []
-    names: dict[str, str] = {}
-    for message in messages:
-        role, text = message["role"], _text(message)
-        if calls := message.get("tool_calls"):
-            names |= {call["id"]: call["function"]["name"] for call in calls}
-        elif role == "tool":
-            text = f"The answer of {names.get(message.get('tool_call_id', ''), 'the tool')}: {text}"
-            if plain and plain[-1]["role"] == "user":
-                text = f"{plain.pop()['content']}\n\n{text}"
-            plain.append({"role": "user", "content": text})
-        else:
-            plain.append({"role": "system" if role == "developer" else role, "content": text})
-    return plain
-
-
-def _text(message: LLMMessage) -> str:
-    content = message.get("content") or ""
-    if not isinstance(content, str):
-        if unread := {part.get("type") for part in content} - {"text"}:
-            msg = f"A local model reads text only; this conversation has {', '.join(map(str, unread))} in it."
-            raise ProviderResponseError(msg, provider="local")
-        content = "".join(part["text"] for part in content)
-    return str(content).encode(errors="replace").decode()  # llama.cpp does not take half a surrogate pair
+        msg = f"{path} is not a GGUF file."
+        raise ModelFileError(msg, provider="local", model=str(path))

@@ -18,16 +18,16 @@ from llmgine.messages import new_id
 __all__ = ["ToolChoice"]
 
 _TALK = {
-    "greet": "Say hello, thank you or goodbye",
-    "explain": "Explain what something is",
-    "write": "Write a story, a joke or a poem",
+    "greet": "Greet the user",
+    "explain": "Explain something",
+    "tell": "Tell a story or a joke",
+    "answer": "Answer a question of general knowledge",
 }
 # Names of tools that nobody has: what is learnt from the examples is the format, not what to choose.
 _EXAMPLES = (
     ("Good morning", "greet", {"text": "Good morning! How can I help you?"}),
-    ("Play some jazz", "play_music", {"style": "jazz"}),
-    ("Switch on the lamp", "switch", {"device": "lamp"}),
-    ("Where is my order 1234?", "find_order", {"order": "1234"}),
+    ("Roll 2 dice", "roll", {"dice": "2d6"}),
+    ("How many grams are 2 pounds?", "convert", {"value": "2 pounds", "unit": "grams"}),
 )
 _BEFORE_NAME = '{"tool": '
 _BEFORE_ARGUMENTS = ', "arguments": '
