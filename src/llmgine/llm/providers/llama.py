@@ -81,7 +81,7 @@ class Llama:
         self._thread: threading.Thread | None = None
 
     async def stream(
-        self, messages: Sequence[LLMMessage], *, max_tokens: int, temperature: float, grammar: str = ""
+        self, messages: Sequence[LLMMessage], *, max_tokens: int, repeat_penalty: float = 1.0, grammar: str = ""
     ) -> AsyncGenerator[Chunk, None]:
         """Stream a reply: text, then a `Finish`. Closing the iterator returns when the computing has stopped.
 
@@ -95,11 +95,11 @@ class Llama:
             "stream_options": {"include_usage": True},
             "return_progress": True,  # so that there is a callback, and a chance to stop, while the prompt is read
             "max_tokens": max_tokens,
-            "temperature": temperature,
-            "top_p": 0.9,
+            "temperature": 0.0,
+            "repeat_penalty": repeat_penalty,
         }
-        # Greedy, a small model goes round in circles; under a grammar it has to be free to repeat what it was asked.
-        request |= {"grammar": grammar} if grammar else {"repeat_penalty": 1.1}
+        if grammar:
+            request["grammar"] = grammar
         if self._server is None:
             return
         loop = asyncio.get_running_loop()

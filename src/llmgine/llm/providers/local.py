@@ -85,7 +85,9 @@ class LocalProvider:
                     yield call
                     yield Finish(FinishReason.TOOL_CALLS, spent, self.model)
                     return
-            reply = self._llama.stream(_plain(messages), max_tokens=_ANSWER_TOKENS, temperature=0.0)
+            # Talking freely, a small model goes round in circles; a tool's result it has to repeat.
+            penalty = 1.0 if messages and messages[-1]["role"] == "tool" else 1.1
+            reply = self._llama.stream(_plain(messages), max_tokens=_ANSWER_TOKENS, repeat_penalty=penalty)
             async with aclosing(reply) as chunks:
                 async for chunk in chunks:
                     if isinstance(chunk, Finish):
@@ -126,7 +128,7 @@ class LocalProvider:
         answer = ""
         end: Finish | None = None
         question = choice.messages(request)
-        async for chunk in llama.stream(question, max_tokens=_CALL_TOKENS, temperature=0.0, grammar=choice.grammar):
+        async for chunk in llama.stream(question, max_tokens=_CALL_TOKENS, grammar=choice.grammar):
             if isinstance(chunk, TextDelta):
                 answer += chunk.text
             elif isinstance(chunk, Finish):
