@@ -1,0 +1,154 @@
+"""What `llmgine` understands, and how it ends."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from io import TextIOWrapper
+from typing import Annotated, Any
+
+import typer
+
+from llmgine import __version__
+from llmgine.cli.failure import ExitCode, debugging, explain
+from llmgine.cli.stderr import forward_log, warn
+
+__all__ = ["app", "run"]
+
+app = typer.Typer(
+    help="LLMgine: talk to language models over a message bus, with tools.",
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    rich_markup_mode="rich",
+)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"llmgine {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def llmgine(
+    context: typer.Context,
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+@app.command()
+def chat(
+    question: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="QUESTION",
+            help="Ask this, print the answer and exit. Without it: a conversation at the terminal, or the question "
+            "from standard input.",
+        ),
+    ] = None,
+    *,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model",
+            "-m",
+            metavar="PROVIDER:NAME",
+            help="Who answers: openai:NAME, local:smollm2, local:/path/to.gguf, scripted:FILE.json.",
+        ),
+    ] = None,
+    session: Annotated[
+        str | None,
+        typer.Option(
+            "--session",
+            "-s",
+            metavar="NAME",
+            help="Keep the conversation under this name, and go on with it if there is one. It is kept in the "
+            "database that LLMGINE_DB_URL names, or else in your data folder.",
+        ),
+    ] = None,
+    tools: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="MODULE[:FUNCTION]",
+            help="Let the model use this function, or all public functions of a module or FILE.py, besides the "
+            "built-in calculator, clock and file reader. May be repeated.",
+        ),
+    ] = None,
+    no_tools: Annotated[
+        bool, typer.Option("--no-tools", help="Let the model use no tools, not even the built-in ones.")
+    ] = False,
+    system: Annotated[str | None, typer.Option(metavar="TEXT", help="What the model is told first.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print each event as a line of JSON.")] = False,
+    log_dir: Annotated[str | None, typer.Option(metavar="DIR", help="Log every event to a JSONL file there.")] = None,
+) -> Callable[[], int]:
+    """Talk to a language model that can use tools.
+
+    Which model answers, the first of these that there is:
+
+    1. the one named with --model
+    2. the one named in LLMGINE_MODEL
+    3. a provider whose key is in the environment: OPENAI_API_KEY, or OPENAI_BASE_URL for a compatible server
+    4. a local server that answers: Ollama or llama.cpp
+    5. a small demonstration model, fetched once (about 100 MB), that runs in this process
+    """
+    from llmgine.cli.chat import ChatOptions, run_chat
+
+    options = ChatOptions(
+        question=question,
+        model=model,
+        session=session,
+        tools=tuple(tools or ()),
+        no_tools=no_tools,
+        system=system,
+        json=json,
+        log_dir=log_dir,
+    )
+    return partial(run_chat, options)
+
+
+def run() -> int:
+    """Do what the command line asks; return the exit code. Nothing is raised, and no more than a line said of it."""
+    forward_log(verbose=debugging())
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")  # where the locale has no place for a model's characters
+    try:
+        chosen: Callable[[], int] | int | None = app(prog_name="llmgine", standalone_mode=False)
+        # Not run inside Typer, which has an opinion of its own on interrupts and broken pipes.
+        return chosen() if callable(chosen) else chosen or ExitCode.OK
+    except BrokenPipeError:
+        return 141  # whoever read our output has gone: the same as dying of SIGPIPE
+    except (KeyboardInterrupt, typer.Abort):
+        return ExitCode.INTERRUPTED
+    except Exception as error:  # noqa: BLE001  # the boundary: whatever happens becomes a line and an exit code
+        line, code = _explain(error)
+        warn(line)
+        return code
+    finally:
+        _flush()
+
+
+def _explain(error: Exception) -> tuple[str, int]:
+    # Typer's own errors: of a Click that is installed in older versions, of one that is built in since.
+    usage: Any = error
+    if hasattr(usage, "format_message"):
+        context = getattr(usage, "ctx", None)
+        hint = f" (see {context.command_path} --help)" if context is not None else ""
+        return f"{usage.format_message()}{hint}", usage.exit_code
+    return explain(error)
+
+
+def _flush() -> None:
+    """Write out what is buffered, here rather than at the interpreter's exit, which would complain of a broken pipe."""
+    try:
+        sys.stdout.flush()
+    except (AttributeError, OSError, ValueError):
+        with suppress(AttributeError, OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

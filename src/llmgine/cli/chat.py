@@ -1,0 +1,144 @@
+"""`llmgine chat`: its options, put together to a conversation on the bus and a face to show it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import sys
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, closing, redirect_stdout
+from dataclasses import dataclass
+
+from llmgine.bus import MessageBus
+from llmgine.cli.client import Chat, MemoryStore, reply
+from llmgine.cli.demo_tools import DEMO_TOOLS
+from llmgine.cli.failure import ExitCode
+from llmgine.cli.folders import data_folder
+from llmgine.cli.models import open_model
+from llmgine.cli.plain import AnswerAlone, JsonLines
+from llmgine.cli.signals import until_stopped
+from llmgine.cli.stderr import notice, say
+from llmgine.cli.tool_specs import load_tools
+from llmgine.errors import ConfigurationError
+from llmgine.llm.context import HistoryStore
+from llmgine.observability import ObservabilityManager
+from llmgine.observability.handlers import SyncFileEventHandler
+
+__all__ = ["ChatOptions", "run_chat"]
+
+_SESSION_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChatOptions:
+    """What the command line asked for."""
+
+    question: str | None = None
+    model: str | None = None
+    session: str | None = None
+    tools: tuple[str, ...] = ()
+    no_tools: bool = False
+    system: str | None = None
+    log_dir: str | None = None
+    json: bool = False
+
+    def __post_init__(self) -> None:
+        if self.session is not None and not _SESSION_NAME.fullmatch(self.session):
+            msg = f"--session {self.session!r}: expected up to 64 letters, digits, '.', '_', '-'; no sign first"
+            raise ConfigurationError(msg)
+        if self.no_tools and self.tools:
+            msg = "--no-tools and --tools contradict each other: leave one out"
+            raise ConfigurationError(msg)
+
+
+def run_chat(options: ChatOptions) -> int:
+    """Answer one question, or hold a conversation at a terminal; return the exit code.
+
+    Raises:
+        LLMgineError: it could not begin.
+    """
+    question = _question(options)
+    return asyncio.run(until_stopped(_run(options, question)))
+
+
+def _question(options: ChatOptions) -> str | None:
+    """Return what was asked; None if it is to be asked at the terminal."""
+    if options.question is not None:
+        question = options.question.encode(errors="surrogateescape").decode(errors="replace").strip()
+    elif sys.stdin is not None and sys.stdin.isatty():
+        if sys.stdout.isatty() and not options.json:
+            return None
+        msg = 'nothing was asked: without a terminal to talk on, give a question: llmgine chat "…"'
+        raise ConfigurationError(msg)
+    else:
+        question = sys.stdin.buffer.read().decode(errors="replace").strip() if sys.stdin is not None else ""
+    if not question:
+        msg = "nothing was asked: the question is empty"
+        raise ConfigurationError(msg)
+    return question
+
+
+async def _run(options: ChatOptions, question: str | None) -> int:
+    out = sys.stdout
+    on_screen = out.isatty() and not options.json
+    with ExitStack() as stack:
+        if not on_screen:
+            stack.enter_context(redirect_stdout(sys.stderr))  # what a tool prints is no part of the answer
+        async with open_chat(options) as chat:
+            if question is None:
+                from llmgine.cli.terminal import Terminal
+
+                await Terminal(chat).converse()
+                return ExitCode.OK
+            notice(str(chat.model))
+            if on_screen:
+                from rich.console import Console
+
+                from llmgine.cli.reply import ReplyView
+
+                async with ReplyView(Console()) as view:
+                    return await reply(chat, question, view.show)
+            face = JsonLines(out) if options.json else AnswerAlone(out)
+            return await reply(chat, question, face.show)
+
+
+@asynccontextmanager
+async def open_chat(options: ChatOptions) -> AsyncGenerator[Chat]:
+    """Bring up the bus, the log, the tools, the conversation and the model; take them down in good order."""
+    functions = [function for spec in options.tools for function in load_tools(spec)]
+    if not options.no_tools:
+        taken = {function.__name__ for function in functions}
+        functions += [tool for tool in DEMO_TOOLS if tool.__name__ not in taken]
+    async with AsyncExitStack() as stack:
+        bus = MessageBus()
+        if options.log_dir is not None:
+            bus.set_observability_manager(stack.enter_context(closing(_open_log(options.log_dir))))
+        await bus.start()
+        stack.push_async_callback(bus.stop)
+        store: HistoryStore = MemoryStore()
+        if options.session is not None:
+            from llmgine.database.history_store import DatabaseHistoryStore
+
+            url = os.environ.get("LLMGINE_DB_URL") or f"sqlite:///{data_folder() / 'chats.db'}"
+            store = database = DatabaseHistoryStore(url)
+            stack.push_async_callback(database.aclose)
+        session = await stack.enter_async_context(bus.create_session(options.session))
+        chat = Chat(bus, session.session_id, store, functions=functions, system=options.system)
+        if messages := await chat.messages():
+            notice(f"Session '{options.session}' goes on: {len(messages)} messages so far")
+        stack.push_async_callback(chat.aclose)
+        await chat.use(await open_model(options.model))
+        yield chat
+
+
+def _open_log(folder: str) -> ObservabilityManager:
+    manager = ObservabilityManager()
+    try:
+        handler = SyncFileEventHandler(folder)
+    except OSError as error:
+        msg = f"--log-dir {folder}: no log can be written there ({error.strerror})"
+        raise ConfigurationError(msg) from error
+    manager.register_handler(handler)
+    say(f"every event is logged to {handler.log_file}")
+    return manager

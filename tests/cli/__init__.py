@@ -1,0 +1,1 @@
+"""Tests of the command line, most of them against the real program."""
