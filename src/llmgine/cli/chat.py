@@ -85,7 +85,7 @@ async def _run(options: ChatOptions, question: str | None) -> int:
     with ExitStack() as stack:
         if not on_screen:
             stack.enter_context(redirect_stdout(sys.stderr))  # what a tool prints is no part of the answer
-        async with open_chat(options) as chat:
+        async with _open_chat(options) as chat:
             if question is None:
                 from llmgine.cli.terminal import Terminal
 
@@ -104,7 +104,7 @@ async def _run(options: ChatOptions, question: str | None) -> int:
 
 
 @asynccontextmanager
-async def open_chat(options: ChatOptions) -> AsyncGenerator[Chat]:
+async def _open_chat(options: ChatOptions) -> AsyncGenerator[Chat]:
     """Bring up the bus, the log, the tools, the conversation and the model; take them down in good order."""
     functions = [function for spec in options.tools for function in load_tools(spec)]
     if not options.no_tools:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from llmgine.cli.stderr import say
 from llmgine.llm.providers import ModelChoice, Provider, choose_model, create_provider
 from llmgine.llm.providers.choice import EMBEDDED_MODEL
 
@@ -45,10 +46,17 @@ async def open_model(spec: str | None) -> Model:
 
 
 @contextmanager
-def _progress_bar(title: str) -> Generator[Callable[[int, int], None] | None]:
-    """Give a function that shows bytes done and bytes in all, from its first call on; None if nobody is watching."""
+def _progress_bar(title: str) -> Generator[Callable[[int, int], None]]:
+    """Give a function that shows bytes done and bytes in all, from its first call on; in a log, one line at that."""
     if sys.stderr is None or not sys.stderr.isatty():
-        yield None
+        begun: list[int] = []
+
+        def mention(done: int, total: int) -> None:
+            if not begun and done < total:
+                begun.append(total)
+                say(f"{title} ({total / 1e6:.0f} MB)")
+
+        yield mention
         return
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
