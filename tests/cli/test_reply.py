@@ -179,7 +179,7 @@ async def test_a_reply_that_is_redrawn_on_the_way_is_on_the_screen_once() -> Non
     events: list[Event | None] = []
     for piece in re.findall(r".{1,60}", REPLY * 2, re.DOTALL):
         events += [TextChunkEvent(text=piece), None]
-    response = LLMResponseEvent(usage=Usage(1200, 30), time_to_first_token=0.25, generation_time=1.5)
+    response = LLMResponseEvent(usage=Usage(1200, 30), time_to_first_token=0.25, tokens_per_second=20.0)
     screen = await shown(EngineStatusEvent(status="calling model"), None, *events, response)
     figures = "1,200 tokens in · 30 out · first after 0.25 s · 20 tokens/s"
     assert screen.split("\n") == [*at_once(REPLY * 2), "", figures]

@@ -170,8 +170,8 @@ def _figures(event: LLMResponseEvent) -> Text:
         parts += [f"{event.usage.input_tokens:,} tokens in", f"{event.usage.output_tokens:,} out"]
     if event.time_to_first_token is not None:
         parts.append(f"first after {event.time_to_first_token:.2f} s")
-    if event.usage.output_tokens > 1 and event.generation_time > 0:
-        parts.append(f"{event.usage.output_tokens / event.generation_time:.0f} tokens/s")
+    if event.tokens_per_second is not None:
+        parts.append(f"{event.tokens_per_second:.0f} tokens/s")
     return Text(" · ".join(parts), "dim")
 
 

@@ -129,6 +129,18 @@ async def test_a_plain_answer_is_streamed_returned_and_kept(bus: MessageBus) -> 
     assert roles(engine.history) == ["system", "user", "assistant"]
 
 
+async def test_speed_is_told_only_of_what_came_in_pieces(bus: MessageBus) -> None:
+    LLMEngine(bus, Replies(text("All at once."), text("In ", "pieces.", usage=Usage(3, 2))))
+
+    at_once, in_pieces = [(await run(bus))[0][-1] for _ in range(2)]
+
+    assert isinstance(at_once, LLMResponseEvent)
+    assert at_once.tokens_per_second is None
+    assert isinstance(in_pieces, LLMResponseEvent)
+    assert in_pieces.tokens_per_second is not None
+    assert in_pieces.tokens_per_second >= 2 / in_pieces.duration
+
+
 async def test_tool_calls_of_a_turn_run_together_and_report_in_their_order(bus: MessageBus) -> None:
     tools = Tools()
     provider = Replies(calls(("slow", '{"n": 1}'), ("fast", '{"n": "2"}'), before="Let me see."), text("Done."))

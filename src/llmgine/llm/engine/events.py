@@ -60,8 +60,8 @@ class LLMResponseEvent(EngineEvent):
     """Seconds from the prompt to the end of the reply."""
     time_to_first_token: float | None = None
     """Seconds from the prompt to the first text or tool call."""
-    generation_time: float = 0.0
-    """Seconds in which the model wrote, first token to last, over all turns."""
+    tokens_per_second: float | None = None
+    """While the model wrote; None if it wrote too little at a time to tell, or its tokens are not counted."""
 
 
 @dataclass

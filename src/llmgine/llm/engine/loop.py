@@ -26,7 +26,7 @@ from llmgine.llm.tools.result import ToolResult
 from llmgine.llm.tools.tool_events import ToolCallEvent, ToolExecuteResultEvent, ToolManagerEvent
 from llmgine.llm.tools.tool_manager import ToolManager
 from llmgine.llm.tools.toolCall import ToolCall
-from llmgine.llm.types import LLMResponse, TextDelta, Usage
+from llmgine.llm.types import Finish, LLMResponse, TextDelta, Usage
 from llmgine.messages import SessionID, new_id
 from llmgine.messages.ids import BUS
 
@@ -44,7 +44,10 @@ class _Run:
     session_id: SessionID
     began: float = field(default_factory=monotonic)
     first_token: float | None = None
-    generation_time: float = 0.0
+    writing_time: float = 0.0
+    """Seconds from the first piece to the last, of the turns that came in pieces."""
+    written: int = 0
+    """Tokens that were written in that time."""
     usage: Usage = field(default_factory=Usage)
     turns: int = 0
     last: Literal["prompt", "tools", "answer"] = "prompt"
@@ -131,7 +134,7 @@ class LLMEngine:
                         turns=run.turns,
                         duration=monotonic() - run.began,
                         time_to_first_token=None if run.first_token is None else run.first_token - run.began,
-                        generation_time=run.generation_time,
+                        tokens_per_second=run.written / run.writing_time if run.written else None,
                     ),
                 )
                 return response.text
@@ -144,17 +147,23 @@ class LLMEngine:
         fold = run.fold = Fold()
         tools = self.tools.parse_tools_to_list() if self.tools is not None else []
         first = last = 0.0
+        pieces = 0
         async with aclosing(self.provider.stream(self.history.get_messages(), tools=tools)) as chunks:
             async for chunk in chunks:
                 fold.add(chunk)
-                last = monotonic()
-                first = first or last
+                if not isinstance(chunk, Finish):
+                    pieces += 1
+                    last = monotonic()
+                    first = first or last
                 if isinstance(chunk, TextDelta) and chunk.text:
                     await self._publish(run, TextChunkEvent(text=chunk.text))
         run.first_token = run.first_token or first or None
-        run.generation_time += last - first
         response = fold.response()
-        run.usage += response.usage or Usage()
+        usage = response.usage or Usage()
+        run.usage += usage
+        if pieces > 1 and last > first:
+            run.writing_time += last - first
+            run.written += usage.output_tokens
         return response
 
     async def _use_tools(self, run: _Run, response: LLMResponse) -> None:
