@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,6 +14,11 @@ from llmgine.bus import MessageBus
 from llmgine.errors import ProviderUnavailableError
 from llmgine.llm.providers.local import LocalProvider
 from llmgine.llm.providers.model_store import fetch_weights
+
+# In the background, or under nohup, these are ignored, and what the tests start would inherit that.
+for _signal in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
+    if signal.getsignal(_signal) is signal.SIG_IGN:
+        signal.signal(_signal, signal.SIG_DFL)
 
 
 @pytest.fixture

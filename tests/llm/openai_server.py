@@ -7,8 +7,10 @@ The script is a list of replies, one a request (the last one is repeated if `rep
     {"tool_calls": [{"name": "add", "arguments": {"a": 1}}]}    arguments streamed in pieces
     {"status": 429, "headers": {"retry-after": "7"}, "error": {"message": "slow down", "code": null}}
 and for replies with text or tool calls any of
-    "habit": "no index" | "one index" | "whole" | "repeats" | "says stop"       how tool calls are streamed
+    "habit": "no index" | "bare" | "one index" | "whole" | "repeats" | "says stop"    how tool calls are streamed
     "usage": false · "cut_off": true · "garbage": true · "hold": true (stop before the end, and keep the line open)
+    "cut_off_late": true (after the finish reason)
+or  {"page": "<html>…"}                                         something else than chat completions
 """
 
 from __future__ import annotations
@@ -83,6 +85,8 @@ class OpenAIServer:
         self.keys.append(headers.get("authorization", ""))
         self.requests.append(json.loads(body))
         reply = self._next()
+        if "page" in reply:
+            return self._whole(writer, 200, reply["page"], {"content-type": "text/html"})
         if "status" in reply:
             return self._whole(writer, reply["status"], {"error": reply["error"]}, reply.get("headers"))
         return await self._stream(reader, writer, reply)
@@ -117,6 +121,9 @@ class OpenAIServer:
         stop = "stop" if reply.get("habit") == "says stop" or not reply.get("tool_calls") else "tool_calls"
         reason = reply.get("finish_reason", stop)
         _event(writer, {"choices": [{"index": 0, "delta": {}, "finish_reason": reason}]})
+        if reply.get("cut_off_late"):
+            await writer.drain()
+            return False
         if reply.get("usage", True):
             usage = {"prompt_tokens": 11, "completion_tokens": 5, "total_tokens": 16}
             _event(writer, {"choices": [], "usage": usage})
@@ -132,15 +139,15 @@ def deltas(reply: dict[str, Any]) -> list[dict[str, Any]]:
     parts += [{"content": word} for word in re.findall(r"\s*\S+", reply.get("text", ""))]
     habit = reply.get("habit")
     for number, call in enumerate(reply.get("tool_calls", ())):
-        index = {"no index": None, "one index": 0}.get(habit or "", number)
+        index = {"no index": None, "bare": None, "one index": 0}.get(habit or "", number)
         call_id = call.get("id", f"call_{number}")
         arguments = json.dumps(call["arguments"]) if not isinstance(call["arguments"], str) else call["arguments"]
         half = len(arguments) // 2
-        pieces = [arguments] if habit in {"whole", "one index"} else ["", arguments[:half], arguments[half:]]
+        pieces = [arguments] if habit in {"whole", "one index", "bare"} else ["", arguments[:half], arguments[half:]]
         for position, piece in enumerate(pieces):
             part: dict[str, Any] = {"index": index, "function": {"arguments": piece}}
             if position == 0 or habit == "repeats":
-                part |= {"id": call_id, "type": "function"}
+                part |= {"type": "function"} if habit == "bare" else {"id": call_id, "type": "function"}
                 part["function"]["name"] = call["name"]
             parts.append({"tool_calls": [part]})
     return parts

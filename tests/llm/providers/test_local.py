@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
-from llmgine.errors import ContextLengthError, MissingExtraError, ModelFileError
+from llmgine.errors import ContextLengthError, MissingExtraError, ModelFileError, ProviderError, ProviderResponseError
 from llmgine.llm.providers import complete
 from llmgine.llm.providers.local import LocalProvider
-from llmgine.llm.types import FinishReason, LLMConversation
+from llmgine.llm.types import Finish, FinishReason, LLMConversation
 
 HELLO: LLMConversation = [{"role": "user", "content": "Say hello."}]
 model = pytest.mark.model
@@ -40,6 +40,26 @@ async def test_closing_stops_the_model_at_once(local_model: LocalProvider) -> No
         if thread.name.startswith("llmgine"):
             thread.join(5)
             assert not thread.is_alive()
+
+
+@model
+async def test_closing_the_provider_does_not_wait_for_a_reader_that_has_stopped(weights: Path) -> None:
+    provider = LocalProvider()
+    chunks = provider.stream([{"role": "user", "content": "Count to a thousand."}])
+    await anext(chunks)
+    await asyncio.wait_for(provider.aclose(), 5)
+
+    assert [chunk async for chunk in chunks if isinstance(chunk, Finish)] == []
+    with pytest.raises(ProviderError, match="has been closed"):
+        await complete(provider, HELLO)
+
+
+@model
+async def test_text_may_come_in_parts_and_broken(local_model: LocalProvider) -> None:
+    parts = [{"type": "text", "text": "Say"}, {"type": "text", "text": " hello \udc80."}]
+    assert (await complete(local_model, [{"role": "user", "content": parts}])).text
+    with pytest.raises(ProviderResponseError, match=r"reads text only.*image_url"):
+        await complete(local_model, [{"role": "user", "content": [{"type": "image_url"}]}])
 
 
 @model
@@ -97,7 +117,7 @@ async def test_after_a_tools_result_the_model_answers(local_model: LocalProvider
             "content": None,
             "tool_calls": [{"id": "1", "function": {"name": "f", "arguments": "{}"}}],
         },
-        {"role": "tool", "tool_call_id": "1", "content": "sunny"},
+        {"role": "tool", "tool_call_id": "1", "content": [{"type": "text", "text": "sunny"}]},
     ]
     response = await complete(local_model, conversation, tools=[tool("f", {})])
 
@@ -146,6 +166,15 @@ def test_what_is_no_gguf_file_is_refused_at_once(tmp_path: Path) -> None:
         LocalProvider(str(tmp_path / "none.gguf"))
     with pytest.raises(ModelFileError, match="cannot be read as a model"):
         LocalProvider(str(tmp_path))
+
+
+@model
+def test_a_home_folder_may_be_meant(weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "model.gguf").symlink_to(weights)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+
+    assert LocalProvider("~/model.gguf").model == "~/model.gguf"
 
 
 def test_without_the_library_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,13 +13,13 @@ from urllib.request import ProxyHandler, build_opener
 
 from llmgine.errors import ConfigurationError
 from llmgine.llm.providers.base import Provider
+from llmgine.llm.providers.loopback import is_this_machine
 
 __all__ = ["ModelChoice", "choose_model", "create_provider"]
 
 DEFAULT_OPENAI_MODEL = "gpt-4o-mini"
 EMBEDDED_MODEL = "local:smollm2"
 _PROBE_TIMEOUT_S = 0.3
-_THIS_MACHINE = {"localhost", "127.0.0.1", "::1", "0.0.0.0"}  # noqa: S104  # compared with, not bound to
 
 
 @dataclass(frozen=True)
@@ -94,10 +94,9 @@ def create_provider(
 
 def _ollama_url() -> str:
     host = os.environ.get("OLLAMA_HOST", "")
-    parts = urlsplit(host if "//" in host else f"//{host}")
     with suppress(ValueError):
-        if parts.hostname in _THIS_MACHINE:
-            return f"http://127.0.0.1:{parts.port or 11434}/v1"
+        if is_this_machine(host):
+            return f"http://127.0.0.1:{urlsplit(host if '//' in host else f'//{host}').port or 11434}/v1"
     return "http://127.0.0.1:11434/v1"
 
 
@@ -108,11 +107,10 @@ async def _first_model(base_url: str, patience: float = _PROBE_TIMEOUT_S) -> str
 
 
 def _ask_for_models(base_url: str, patience: float) -> str | None:
-    parts = urlsplit(base_url)
-    if parts.scheme not in {"http", "https"}:
+    if urlsplit(base_url).scheme not in {"http", "https"}:
         return None
     # A proxy would look for this machine's servers on its own.
-    opener = build_opener(ProxyHandler({})) if parts.hostname in _THIS_MACHINE else build_opener()
+    opener = build_opener(ProxyHandler({})) if is_this_machine(base_url) else build_opener()
     opener.addheaders = [("Authorization", f"Bearer {os.environ.get('OPENAI_API_KEY') or 'none'}")]
     try:
         with opener.open(f"{base_url.rstrip('/')}/models", timeout=patience) as response:

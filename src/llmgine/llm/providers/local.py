@@ -8,7 +8,7 @@ from contextlib import aclosing
 from pathlib import Path
 from weakref import WeakKeyDictionary
 
-from llmgine.errors import ModelFileError
+from llmgine.errors import ModelFileError, ProviderError, ProviderResponseError
 from llmgine.llm.providers.llama import Llama, require_llama
 from llmgine.llm.providers.model_store import fetch_weights, is_intact
 from llmgine.llm.providers.tool_choice import ToolChoice
@@ -62,13 +62,13 @@ class LocalProvider:
         threads: int = 1,
     ) -> None:
         require_llama()
-        if model != EMBEDDED:
-            _check_file(Path(model))
         self.model = model
+        self._path = None if model == EMBEDDED else _gguf_file(model)
         self._progress = progress
         self._context_tokens = context_tokens
         self._threads = threads
         self._llama: Llama | None = None
+        self._closed = False
         self._turns: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()
 
     async def stream(
@@ -76,18 +76,17 @@ class LocalProvider:
     ) -> AsyncGenerator[Chunk, None]:
         """Stream the reply to a conversation; see `Provider.stream`."""
         async with self._turn():
-            if self._llama is None:
-                self._llama = await self._load()
+            llama = await self._loaded()
             spent = Usage()
             if tools and messages and messages[-1]["role"] == "user":
-                call, spent = await self._choose(self._llama, str(messages[-1].get("content") or ""), tools)
+                call, reason, spent = await self._choose(llama, _text(messages[-1]), tools)
                 if call is not None:
                     yield call
-                    yield Finish(FinishReason.TOOL_CALLS, spent, self.model)
+                    yield Finish(reason, spent, self.model)
                     return
             # Talking freely, a small model goes round in circles; a tool's result it has to repeat.
             penalty = 1.0 if messages and messages[-1]["role"] == "tool" else 1.1
-            reply = self._llama.stream(_plain(messages), max_tokens=_ANSWER_TOKENS, repeat_penalty=penalty)
+            reply = llama.stream(_plain(messages), max_tokens=_ANSWER_TOKENS, repeat_penalty=penalty)
             async with aclosing(reply) as chunks:
                 async for chunk in chunks:
                     if isinstance(chunk, Finish):
@@ -96,19 +95,29 @@ class LocalProvider:
                         yield chunk
 
     async def aclose(self) -> None:
-        """Release the model's memory, once nobody is being answered."""
-        async with self._turn():
-            if self._llama is not None:
-                self._llama.close()
-                self._llama = None
+        """Stop what is being written, and release the model's memory."""
+        # Not in turn: whoever has it may have stopped reading without saying so.
+        self._closed = True
+        llama, self._llama = self._llama, None
+        if llama is not None:
+            await asyncio.to_thread(llama.close)
 
     def _turn(self) -> asyncio.Lock:
         # A lock belongs to the loop it was first waited for in.
         return self._turns.setdefault(asyncio.get_running_loop(), asyncio.Lock())
 
+    async def _loaded(self) -> Llama:
+        if self._llama is None and not self._closed:
+            self._llama = await self._load()
+        if self._llama is None or self._closed:
+            await self.aclose()  # it may have been closed while it was loading
+            msg = f"local:{self.model} has been closed. Make a new LocalProvider."
+            raise ProviderError(msg, provider=self.name, model=self.model)
+        return self._llama
+
     async def _load(self) -> Llama:
-        if self.model != EMBEDDED:
-            return await asyncio.to_thread(self._open, Path(self.model))
+        if self._path is not None:
+            return await asyncio.to_thread(self._open, self._path)
         path = await fetch_weights(self._progress)
         try:
             return await asyncio.to_thread(self._open, path)
@@ -123,7 +132,7 @@ class LocalProvider:
 
     async def _choose(
         self, llama: Llama, request: str, tools: Sequence[ModelFormattedDictTool]
-    ) -> tuple[ToolCallDelta | None, Usage]:
+    ) -> tuple[ToolCallDelta | None, FinishReason, Usage]:
         choice = ToolChoice(tools)
         answer = ""
         end: Finish | None = None
@@ -134,7 +143,8 @@ class LocalProvider:
             elif isinstance(chunk, Finish):
                 end = chunk
         whole = end is not None and end.reason is FinishReason.STOP
-        return choice.read(answer, whole=whole), (end and end.usage) or Usage()
+        reason = FinishReason.TOOL_CALLS if whole else FinishReason.LENGTH
+        return choice.read(answer, whole=whole), reason, (end and end.usage) or Usage()
 
 
 def _plain(messages: Sequence[LLMMessage]) -> LLMConversation:
@@ -147,10 +157,10 @@ def _plain(messages: Sequence[LLMMessage]) -> LLMConversation:
     results: list[str] = []
     for message in messages:
         if message["role"] == "tool":
-            results.append(message["content"])
+            results.append(_text(message))
         elif not message.get("tool_calls"):
             results.clear()
-            plain.append({"role": message["role"], "content": message.get("content") or ""})
+            plain.append({"role": message["role"], "content": _text(message)})
     if results and plain:
         question, result = plain[-1]["content"], "\n".join(results)
         task = "Repeat the result as a sentence that answers the question."
@@ -158,13 +168,25 @@ def _plain(messages: Sequence[LLMMessage]) -> LLMConversation:
     return plain
 
 
-def _check_file(path: Path) -> None:
+def _text(message: LLMMessage) -> str:
+    content = message.get("content") or ""
+    if not isinstance(content, str):
+        if unread := sorted({str(part.get("type")) for part in content} - {"text"}):
+            msg = f"A local model reads text only; this conversation has {', '.join(unread)} in it."
+            raise ProviderResponseError(msg, provider="local")
+        content = "".join(part["text"] for part in content)
+    return str(content).encode(errors="replace").decode()  # llama.cpp takes no half of a surrogate pair
+
+
+def _gguf_file(model: str) -> Path:
+    path = Path(model).expanduser()
     try:
         with path.open("rb") as file:
             magic = file.read(4)
     except OSError as error:
         msg = f"{path} cannot be read as a model: {error.strerror}. Expected 'smollm2' or the path of a GGUF file."
-        raise ModelFileError(msg, provider="local", model=str(path)) from error
+        raise ModelFileError(msg, provider="local", model=model) from error
     if magic != b"GGUF":
         msg = f"{path} is not a GGUF file."
-        raise ModelFileError(msg, provider="local", model=str(path))
+        raise ModelFileError(msg, provider="local", model=model)
+    return path

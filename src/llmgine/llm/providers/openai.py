@@ -19,6 +19,7 @@ from llmgine.errors import (
     ProviderUnavailableError,
     RateLimitedError,
 )
+from llmgine.llm.providers.loopback import is_this_machine
 from llmgine.llm.types import (
     Chunk,
     Finish,
@@ -84,7 +85,11 @@ class OpenAIProvider:
         self._openai: Any = openai
         self._timeout = timeout
         patience = openai.Timeout(timeout, connect=min(timeout, 10.0))
-        self._client = openai.AsyncOpenAI(api_key=api_key, base_url=base_url, timeout=patience, max_retries=max_retries)
+        # A proxy from the environment would look for this machine's servers on its own.
+        direct = openai.DefaultAsyncHttpxClient(trust_env=False) if is_this_machine(base_url or "") else None
+        self._client = openai.AsyncOpenAI(
+            api_key=api_key, base_url=base_url, timeout=patience, max_retries=max_retries, http_client=direct
+        )
 
     async def stream(
         self, messages: Sequence[LLMMessage], *, tools: Sequence[ModelFormattedDictTool] = ()
@@ -99,6 +104,9 @@ class OpenAIProvider:
             )
         except self._openai.OpenAIError as error:
             raise self._explained(error) from error
+        except UnicodeError as error:
+            msg = f"The conversation has characters that cannot be sent: {error}"
+            raise ProviderResponseError(msg, provider=self.name, model=self.model) from error
         text = ""
         reading = _Reading()
         try:
@@ -110,11 +118,15 @@ class OpenAIProvider:
             raise self._explained(error) from error
         except Exception as error:
             # Whatever the SDK, its HTTP library or a decoder raises now means one thing: the reply does not go on.
-            detail = str(error) or type(error).__name__
-            msg = f"The reply of {self.model} broke off: {detail}. What had arrived is kept; ask again."
-            raise IncompleteResponseError(msg, partial=text, provider=self.name, model=self.model) from error
+            if reading.finish is None:
+                detail = str(error) or type(error).__name__
+                msg = f"The reply of {self.model} broke off: {detail}. What had arrived is kept; ask again."
+                raise IncompleteResponseError(msg, partial=text, provider=self.name, model=self.model) from error
         finally:
             await response.close()
+        if not reading.begun:
+            msg = f"{self._server} answers, but not with chat completions. Base URLs of such servers often end in /v1."
+            raise ProviderResponseError(msg, provider=self.name, model=self.model)
         if reading.finish is not None:
             yield reading.finish
 
@@ -122,9 +134,14 @@ class OpenAIProvider:
         """Close the connections."""
         await self._client.close()
 
+    @property
+    def _server(self) -> str:
+        """The base URL, for people: without what may be a password."""
+        return str(self._client.base_url.copy_with(userinfo=b"")).rstrip("/")
+
     def _explained(self, error: Any) -> ProviderError:  # noqa: PLR0911  # one for each thing that goes wrong
         who: Any = {"provider": self.name, "model": self.model}
-        server = str(self._client.base_url).rstrip("/")
+        server = self._server
         if isinstance(error, self._openai.APITimeoutError):
             return ProviderUnavailableError(f"{server} did not answer within {self._timeout:g} s.", **who)
         if isinstance(error, self._openai.APIConnectionError):
@@ -153,24 +170,32 @@ class _Reading:
     """Turns what a server streams into chunks, forgiving what compatible servers do differently."""
 
     def __init__(self) -> None:
-        self.finish: Finish | None = None
-        """How the reply ended, once the server has said so."""
+        self.begun = False
+        """Whether the server has sent anything."""
+        self._reason: str | None = None
+        self._usage: Usage | None = None
+        self._model = ""
         self._ids: list[str] = []
         self._named: set[int] = set()
         self._places: dict[int, int] = {}
 
+    @property
+    def finish(self) -> Finish | None:
+        """How the reply ended, once the server has said so."""
+        if self._reason is None:
+            return None
+        reason = FinishReason.TOOL_CALLS if self._ids else _REASONS.get(self._reason, FinishReason.STOP)
+        return Finish(reason, self._usage, self._model)
+
     async def chunks(self, response: AsyncIterable[Any]) -> AsyncGenerator[Chunk, None]:
         """Yield text and tool calls; keep the end for `finish`, because the usage comes after it."""
-        reason: str | None = None
-        usage: Usage | None = None
-        model = ""
         async for part in response:
-            model = getattr(part, "model", None) or model
-            counted = getattr(part, "usage", None)
-            if counted is not None:
-                usage = Usage(counted.prompt_tokens or 0, counted.completion_tokens or 0)
+            self.begun = True
+            self._model = getattr(part, "model", None) or self._model
+            if (counted := getattr(part, "usage", None)) is not None:
+                self._usage = Usage(counted.prompt_tokens or 0, counted.completion_tokens or 0)
             for choice in getattr(part, "choices", None) or ():
-                reason = choice.finish_reason or reason
+                self._reason = choice.finish_reason or self._reason
                 delta = choice.delta
                 if delta is None:
                     continue
@@ -179,21 +204,24 @@ class _Reading:
                         yield TextDelta(text)
                 for piece in delta.tool_calls or ():
                     yield self._tool_call(piece)
-        if reason is not None:
-            known = FinishReason.TOOL_CALLS if self._ids else _REASONS.get(reason, FinishReason.STOP)
-            self.finish = Finish(known, usage, model)
 
     def _tool_call(self, piece: Any) -> ToolCallDelta:
         """Find the call that a piece belongs to: by its index, unless the server gives none or one index to all."""
         place = self._places.get(piece.index) if piece.index is not None else len(self._ids) - 1
-        begins = place is None or place < 0 or bool(piece.id and piece.id != self._ids[place])
+        function = piece.function
+        named = bool(function is not None and function.name)
+        begins = (
+            place is None
+            or place < 0
+            or bool(piece.id and piece.id != self._ids[place])
+            or (piece.index is None and not piece.id and named)
+        )
         if begins:
             place = len(self._ids)
             self._ids.append(piece.id or f"call_{new_id()}")
             if piece.index is not None:
                 self._places[piece.index] = place
         place = place or 0
-        function = piece.function
         name = (function.name or "") if function is not None and place not in self._named else ""
         if name:
             self._named.add(place)
