@@ -428,6 +428,23 @@ async def test_stop_reports_what_its_deadline_cut_off() -> None:
     assert gate.passed == []
 
 
+async def test_what_handlers_publish_meanwhile_is_in_the_report_of_stop() -> None:
+    bus = MessageBus.isolated()
+    await bus.start()
+
+    async def count_down(event: Counted) -> None:
+        if event.n:
+            next_session = event.session_id if event.n % 3 else (B if event.session_id == A else A)
+            next_event = Counted(n=event.n - 1, session_id=next_session)
+            await asyncio.sleep(0)
+            await bus.publish(next_event, await_processing=bool(event.n % 2))
+
+    bus.register_event_handler(Counted, count_down)
+    await bus.publish(Counted(n=9, session_id=A), await_processing=False)
+
+    assert await bus.stop() == StopReport(delivered=10)
+
+
 async def test_publishing_after_stop_is_refused_until_started_again(bus: MessageBus) -> None:
     await bus.stop()
     with pytest.raises(BusNotRunningError, match="has been stopped"):

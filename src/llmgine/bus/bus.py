@@ -51,10 +51,11 @@ _CANCEL_GRACE = 1.0
 
 @dataclass(frozen=True, slots=True)
 class StopReport:
-    """What became of the events that were waiting or under way when the bus was asked to stop."""
+    """What became of the events that were accepted when the bus was asked to stop, and from then on."""
 
     delivered: int = 0
     persisted: int = 0
+    """Kept for the next start."""
     abandoned: int = 0
     """Cancelled in the middle, or never begun, because the deadline passed."""
 
@@ -162,18 +163,20 @@ class MessageBus:
         if self._loop is not asyncio.get_running_loop():
             self._lanes, self._buffer = None, None
             return StopReport(abandoned=lanes.unfinished)
-        before, abandoned = lanes.unfinished, 0
+        finished, abandoned = lanes.finished, 0
         self._stopping = True
         try:
             async with asyncio.timeout(timeout):
                 await lanes.idle()
+            delivered = lanes.finished - finished
         except TimeoutError:
+            delivered = lanes.finished - finished
             abandoned = await lanes.abandon(_CANCEL_GRACE)
             _log.warning("The bus stopped with %d events not handled to their end", abandoned)
         finally:
             self._stopping = False
         self._lanes, self._buffer = None, None
-        return StopReport(delivered=max(0, before - abandoned), abandoned=abandoned)
+        return StopReport(delivered=delivered, abandoned=abandoned)
 
     async def reset(self) -> None:
         """Stop, and forget handlers, middleware, filters, buffered events and errors. It can be started again."""

@@ -47,6 +47,8 @@ class Lanes:
     def __init__(self, loop: asyncio.AbstractEventLoop, deliver: Deliver) -> None:
         self.batch_size = 10
         """How many queued events of a lane are delivered before other tasks get their turn."""
+        self.finished = 0
+        """How many deliveries have ended."""
         self._loop = loop
         self._deliver = deliver
         self._lanes: dict[SessionID, _Lane] = {}
@@ -62,7 +64,7 @@ class Lanes:
     @property
     def unfinished(self) -> int:
         """How many events wait or are being delivered."""
-        return sum(len(lane.queue) + bool(lane.delivery) for lane in self._lanes.values())
+        return sum(len(lane.queue) + bool(lane.delivery) for lane in self._lanes.values()) + len(self._nested)
 
     def offer(self, session: SessionID, event: Event) -> None:
         """Queue an event; return at once."""
@@ -175,11 +177,18 @@ class Lanes:
         outcome = start(self._loop, work, copy_context())
         if isinstance(outcome, asyncio.Task):
             self._nested.add(outcome)
-            outcome.add_done_callback(self._nested.discard)
+            outcome.add_done_callback(self._end_nested)
+        else:
+            self.finished += 1
         return outcome
+
+    def _end_nested(self, delivery: asyncio.Task[Failure]) -> None:
+        self._nested.discard(delivery)
+        self.finished += 1
 
     def _advance(self, session: SessionID, lane: _Lane) -> None:
         """Go on after the first delivery of a lane: with its queue, or not at all."""
+        self.finished += 1
         lane.delivery = 0
         if lane.waits_for:
             lane.waits_for.clear()
@@ -205,6 +214,7 @@ class Lanes:
                     except asyncio.CancelledError:
                         _report_abandoned(receipt)
                         raise
+                self.finished += 1
                 lane.delivery = 0
                 lane.waits_for.clear()
                 if receipt and not receipt.done():
