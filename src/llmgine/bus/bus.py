@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from threading import get_ident
+from types import CoroutineType
 from typing import Any, ClassVar, Self, TypeVar, cast, get_type_hints, overload
 
 from llmgine.bus import causality
@@ -302,22 +303,21 @@ class MessageBus:
         try:
             handler = self._registry.command_chain(type(command), command.session_id or BUS)
             if handler is None:
-                error = f"No handler registered for command {type(command).__name__}"
-                result = CommandResult(success=False, error=error)
+                result = _failed(f"No handler registered for command {type(command).__name__}", command)
             elif deadline is None:
                 outcome = handler(command)
-                if hasattr(type(outcome), "__await__"):
+                if type(outcome) is CoroutineType or hasattr(type(outcome), "__await__"):
                     outcome = await outcome
-                result = outcome if isinstance(outcome, CommandResult) else CommandResult.of(outcome, command)
+                result = CommandResult.of(outcome, command)
             else:
                 result = await self._execute_until(deadline, timeout, handler, command)
         except Exception as error:  # noqa: BLE001  # the boundary: whatever a handler raises becomes its result
-            result = _failed(error)
+            trace = "".join(traceback.format_exception(error))
+            result = _failed(f"{type(error).__name__}: {error}", command, traceback=trace)
         finally:
             causality.current.set(outer)
             if result is None:
-                result = CommandResult(success=False, error=f"CancelledError: {type(command).__name__} was cancelled")
-            result.answer(command)
+                result = _failed(f"CancelledError: {type(command).__name__} was cancelled", command)
             if announced:
                 kind = CommandResultEvent if result.success else CommandErrorEvent
                 self._announce(kind(command_result=result, session_id=command.session_id), command)
@@ -442,7 +442,7 @@ class MessageBus:
             given = "the time its caller had left" if timeout is None else f"{timeout:g} s"
             msg = f"{type(command).__name__} did not finish within {given}"
             raise CommandTimeoutError(msg, timeout=timeout or 0.0) from error
-        return outcome if isinstance(outcome, CommandResult) else CommandResult.of(outcome, command)
+        return CommandResult.of(outcome, command)
 
     def _handler_failed(self, event: Event, handler: EventHandler, error: BaseException) -> None:
         name = self._failures.note(event, handler, error)
@@ -506,9 +506,8 @@ class MessageBus:
                 raise ConfigurationError(msg)
 
 
-def _failed(error: Exception) -> CommandResult[Any]:
-    trace = "".join(traceback.format_exception(error))
-    return CommandResult(success=False, error=f"{type(error).__name__}: {error}", metadata={"traceback": trace})
+def _failed(error: str, command: Command[Any], **metadata: str) -> CommandResult[Any]:
+    return CommandResult.of(CommandResult(success=False, error=error, metadata=metadata), command)
 
 
 def _annotated_command(handler: Callable[..., Any]) -> type[Command[Any]]:

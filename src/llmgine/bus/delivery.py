@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine
 from contextvars import copy_context
+from types import CoroutineType
 from typing import Any, TypeAlias
 
 from llmgine.bus import causality
@@ -57,7 +58,7 @@ class Delivery:
         causality.current.set(chain)
         try:
             outcome = handler(event)
-            if hasattr(type(outcome), "__await__"):
+            if type(outcome) is CoroutineType or hasattr(type(outcome), "__await__"):
                 await outcome
         except asyncio.CancelledError as error:
             task = asyncio.current_task()
