@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from threading import get_ident
 from types import CoroutineType
-from typing import Any, ClassVar, Self, TypeVar, cast, get_type_hints, overload
+from typing import Any, ClassVar, Self, TypeVar, cast
 
 from llmgine.bus import causality
 from llmgine.bus.delivery import Delivery
@@ -19,14 +19,11 @@ from llmgine.bus.interfaces import (
     CommandHandler,
     EventFilter,
     EventHandler,
-    HandlerMiddleware,
-    HandlerPriority,
     Observer,
     SupportsObserveEvent,
 )
 from llmgine.bus.lanes import Lanes
-from llmgine.bus.pipeline import compose
-from llmgine.bus.registry import HandlerRegistry
+from llmgine.bus.registration import Registration
 from llmgine.bus.session import BusSession
 from llmgine.bus.stream import EventStream
 from llmgine.errors import BusNotRunningError, CommandTimeoutError, ConfigurationError
@@ -61,7 +58,7 @@ class StopReport:
     """Cancelled in the middle, or never begun, because the deadline passed."""
 
 
-class MessageBus:
+class MessageBus(Registration):
     """Executes commands and delivers events, on one event loop.
 
     `MessageBus()` is the application's bus: the first call makes it, later calls return it. `MessageBus.isolated()`
@@ -115,9 +112,7 @@ class MessageBus:
     def _set_up(self) -> None:
         options = self._options or {}
         self.set_batch_processing(options.get("batch_size", 10), options.get("batch_timeout", 0.01))
-        self._registry = HandlerRegistry(self._wrap_command, self._wrap_event)
-        self._command_middleware: list[HandlerMiddleware] = []
-        self._event_middleware: list[HandlerMiddleware] = []
+        self._forget_handlers()
         self._filters: list[EventFilter] = []
         self._filtered: Counter[str] = Counter()
         self._observers: list[Observer] = []
@@ -186,76 +181,7 @@ class MessageBus:
         self._set_up()
         self._observers = observers
 
-    # Registration
-
-    def register_command_handler(
-        self, command_type: type[Command[Any]], handler: CommandHandler, session_id: SessionID = BUS
-    ) -> None:
-        """Make `handler` answer commands of a type, and of its subclasses that have no handler of their own.
-
-        Raises:
-            HandlerAlreadyRegisteredError: the type has a handler in this scope.
-        """
-        self._registry.register_command_handler(command_type, handler, session_id)
-
-    def register_event_handler(
-        self,
-        event_type: type[Event],
-        handler: EventHandler,
-        session_id: SessionID = BUS,
-        priority: int = HandlerPriority.NORMAL,
-    ) -> None:
-        """Make `handler` hear events of a type and of its subclasses; in a session, only that session's."""
-        self._registry.register_event_handler(event_type, handler, session_id, priority)
-
-    register_async_command_handler = register_command_handler
-    register_async_event_handler = register_event_handler
-
-    @overload
-    def command_handler(
-        self, command_type: type[Command[Any]] | None = None, /, *, session_id: SessionID = BUS
-    ) -> Callable[[C], C]: ...
-    @overload
-    def command_handler(self, handler: C, /) -> C: ...
-    def command_handler(self, target: Any = None, /, *, session_id: SessionID = BUS) -> Any:
-        """Register the decorated function for the command that its first parameter is annotated with, or that is named.
-
-        `@bus.command_handler`, `@bus.command_handler(Greet)`, `@bus.command_handler(session_id=…)`
-        """
-        if target is not None and not isinstance(target, type):
-            self.register_command_handler(_annotated_command(target), target, session_id)
-            return target
-
-        def register(handler: C) -> C:
-            self.register_command_handler(target or _annotated_command(handler), handler, session_id)
-            return handler
-
-        return register
-
-    def on(
-        self, event_type: type[Event], *, session_id: SessionID = BUS, priority: int = HandlerPriority.NORMAL
-    ) -> Callable[[C], C]:
-        """Register the decorated function for events of a type: `@bus.on(Greeted)`."""
-
-        def register(handler: C) -> C:
-            self.register_event_handler(event_type, handler, session_id, priority)
-            return handler
-
-        return register
-
-    def unregister_session_handlers(self, session_id: SessionID) -> None:
-        """Forget the handlers of a session."""
-        self._registry.unregister_session(session_id)
-
-    def add_command_middleware(self, middleware: HandlerMiddleware) -> None:
-        """Wrap every command handler in another layer, inside those added before."""
-        self._command_middleware.append(middleware)
-        self._registry.recompose()
-
-    def add_event_middleware(self, middleware: HandlerMiddleware) -> None:
-        """Wrap every event handler in another layer, inside those added before."""
-        self._event_middleware.append(middleware)
-        self._registry.recompose()
+    # Who looks on, who passes
 
     def add_event_filter(self, event_filter: EventFilter) -> None:
         """Ask `event_filter` about every event; the first that says no turns it away."""
@@ -489,12 +415,6 @@ class MessageBus:
             raise BusNotRunningError(msg)
         self._buffer.append(event)
 
-    def _wrap_command(self, handler: CommandHandler) -> CommandHandler:
-        return compose(self._command_middleware, handler, "command")
-
-    def _wrap_event(self, handler: EventHandler) -> EventHandler:
-        return compose(self._event_middleware, handler, "event")
-
     def _refuse_contradictions(self, given: dict[str, Any]) -> None:
         made_with = self._options or {}
         for name, value in given.items():
@@ -508,16 +428,3 @@ class MessageBus:
 
 def _failed(error: str, command: Command[Any], **metadata: str) -> CommandResult[Any]:
     return CommandResult.of(CommandResult(success=False, error=error, metadata=metadata), command)
-
-
-def _annotated_command(handler: Callable[..., Any]) -> type[Command[Any]]:
-    hints = get_type_hints(handler)
-    hints.pop("return", None)
-    for kind in hints.values():
-        if isinstance(kind, type) and issubclass(kind, Command):
-            return kind
-    msg = (
-        f"{getattr(handler, '__qualname__', handler)!r} does not say which command it handles. Annotate its parameter, "
-        "or name the command: @bus.command_handler(MyCommand)."
-    )
-    raise ConfigurationError(msg)
