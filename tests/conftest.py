@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from llmgine.bus import MessageBus
 from llmgine.errors import ProviderUnavailableError
 from llmgine.llm.providers.local import LocalProvider
 from llmgine.llm.providers.model_store import fetch_weights
+
+# A slow machine fails no property; where a change is judged, the examples are the same each time.
+settings.register_profile("default", deadline=None)
+settings.register_profile("ci", deadline=None, derandomize=True)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 # In the background, or under nohup, these are ignored, and what the tests start would inherit that.
 for _signal in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
