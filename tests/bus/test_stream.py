@@ -128,7 +128,8 @@ async def test_leaving_early_cancels_the_command(bus: MessageBus, in_a_block: bo
     assert (result.success, (result.error or "").split(":")[0]) == (False, "CancelledError")
 
 
-async def test_cancelling_the_reader_cancels_the_command(bus: MessageBus) -> None:
+@pytest.mark.parametrize("how", ["iterating", "awaiting"])
+async def test_cancelling_the_reader_cancels_the_command(bus: MessageBus, how: str) -> None:
     inside, cancelled = asyncio.Event(), asyncio.Event()
 
     async def count(_: Count) -> None:
@@ -141,6 +142,8 @@ async def test_cancelling_the_reader_cancels_the_command(bus: MessageBus) -> Non
     bus.register_command_handler(Count, count)
 
     async def read() -> None:
+        if how == "awaiting":
+            await bus.stream(Count())
         async for _ in bus.stream(Count()):
             pass
 

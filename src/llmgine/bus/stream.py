@@ -84,8 +84,7 @@ class EventStream(Generic[R]):
             await self.aclose()
 
     def __await__(self) -> Generator[Any, Any, CommandResult[R]]:
-        yield from asyncio.wait((self._begin(),)).__await__()
-        return self.result
+        return self._finish().__await__()
 
     async def __aenter__(self) -> Self:
         self._begin()
@@ -95,6 +94,13 @@ class EventStream(Generic[R]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.aclose()
+
+    async def _finish(self) -> CommandResult[R]:
+        try:
+            await asyncio.wait((self._begin(),))
+        finally:
+            await self.aclose()
+        return self.result
 
     def _begin(self) -> asyncio.Task[CommandResult[R]]:
         if self._task is None:
