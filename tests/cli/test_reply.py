@@ -223,6 +223,23 @@ async def test_a_reply_that_is_cut_off_stays_on_the_screen(end: Event, line: str
     assert line in screen.split("\n")
 
 
+@pytest.mark.parametrize("end", [PromptCancelledEvent(), PromptFailedEvent(error="X: y"), LLMResponseEvent()])
+async def test_what_is_said_after_the_end_finds_a_clean_line(end: Event) -> None:
+    target = console()
+    assert isinstance(target.file, StringIO)
+    async with ReplyView(target) as view:
+        view.show(EngineStatusEvent(status="calling model"))
+        while "thinking" not in target.file.getvalue():  # noqa: ASYNC110  # no event tells of a drawing
+            await asyncio.sleep(0)
+        view.show(end)
+        target.file.write("said on stderr\n")
+    screen = Screen()
+    screen.feed(target.file.getvalue())
+
+    assert "said on stderr" in screen.text().split("\n")
+    assert "thinking" not in screen.text()
+
+
 async def test_no_reply_can_command_the_terminal() -> None:
     assert (
         await shown(TextChunkEvent(text="a\x1b[2J\x1b]0;title\x07b\x9b31mc\rd"), LLMResponseEvent())

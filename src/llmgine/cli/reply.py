@@ -68,13 +68,13 @@ class ReplyView:
                 self._running.pop(event.tool_call_id, None)
                 self._console.print(_pane(event), *([] if self._running else [""]))
             case LLMResponseEvent():
-                self._settle()
+                self._stop()
                 self._console.print(_figures(event))
             case PromptCancelledEvent():
-                self._settle()
+                self._stop()
                 self._console.print(Text("stopped", "yellow"))
             case PromptFailedEvent():
-                self._settle()
+                self._stop()
             case _:
                 pass
 
@@ -116,6 +116,15 @@ class ReplyView:
                 self._live.refresh()
             # However long a reply becomes, drawing it takes at most a fifth of the time.
             await asyncio.sleep(max(_FRAME_S, 4 * (monotonic() - began)))
+
+    def _stop(self) -> None:
+        """Print what is left of the text, and draw no more: what follows, on stderr too, finds a clean line."""
+        if self._ticking is not None:
+            self._ticking.cancel()
+        self._spinner = None
+        with ExitStack() as stack:
+            stack.callback(self._live.stop)
+            self._settle()
 
     def _settle(self) -> None:
         """Print what is left of the text, for good."""

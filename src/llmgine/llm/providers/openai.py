@@ -119,7 +119,7 @@ class OpenAIProvider:
         except Exception as error:
             # Whatever the SDK, its HTTP library or a decoder raises now means one thing: the reply does not go on.
             if reading.finish is None:
-                detail = str(error) or type(error).__name__
+                detail = str(error).rstrip(".") or type(error).__name__
                 msg = f"The reply of {self.model} broke off: {detail}. What had arrived is kept; ask again."
                 raise IncompleteResponseError(msg, partial=text, provider=self.name, model=self.model) from error
         finally:
