@@ -28,7 +28,18 @@ def test_every_exported_name_exists_once_and_in_order(name: str) -> None:
 
 
 CONTRACT = {
-    "llmgine.llm": ["SessionID"],
+    "llmgine.llm": [
+        "SessionID",
+        "ToolFunction",
+        "AsyncToolFunction",
+        "AsyncOrSyncToolFunction",
+        "ModelFormattedDictTool",
+        "ContextType",
+        "ModelNameStr",
+        "LLMConversation",
+        "ToolChoiceType",
+        "ToolChoiceOrDictType",
+    ],
     "llmgine.messages": ["Command", "CommandResult", "Event"],
     "llmgine.messages.commands": ["Command", "CommandResult"],
     "llmgine.messages.events": ["Event", "EventHandlerFailedEvent", "CommandStartedEvent", "CommandResultEvent"],
