@@ -5,7 +5,6 @@ LLMgineError
 │  └─ MissingExtraError (ImportError) .extra
 ├─ BusError
 │  ├─ BusNotRunningError (RuntimeError)
-│  ├─ HandlerNotFoundError (LookupError)
 │  ├─ HandlerAlreadyRegisteredError (ValueError)
 │  ├─ SessionClosedError (RuntimeError)
 │  ├─ CommandTimeoutError (TimeoutError) .timeout
@@ -50,10 +49,6 @@ class BusError(LLMgineError):
 
 class BusNotRunningError(BusError, RuntimeError):
     """The bus has been stopped, or belongs to another event loop."""
-
-
-class HandlerNotFoundError(BusError, LookupError):
-    """A command was executed that nobody handles."""
 
 
 class HandlerAlreadyRegisteredError(BusError, ValueError):

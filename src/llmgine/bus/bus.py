@@ -6,7 +6,7 @@ import asyncio
 import logging
 import traceback
 from collections import Counter
-from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from threading import get_ident
 from types import CoroutineType
@@ -23,6 +23,7 @@ from llmgine.bus.interfaces import (
     SupportsObserveEvent,
 )
 from llmgine.bus.lanes import Lanes
+from llmgine.bus.pipeline import call_command_handler
 from llmgine.bus.registration import Registration
 from llmgine.bus.session import BusSession
 from llmgine.bus.stream import EventStream
@@ -40,7 +41,6 @@ from llmgine.messages.message import id_of
 __all__ = ["MessageBus", "StopReport"]
 
 R = TypeVar("R")
-C = TypeVar("C", bound="Callable[..., Any]")
 
 _log = logging.getLogger("llmgine.bus")
 _CANCEL_GRACE = 1.0
@@ -159,18 +159,18 @@ class MessageBus(Registration):
         if self._loop is not asyncio.get_running_loop():
             self._lanes, self._buffer = None, None
             return StopReport(abandoned=lanes.unfinished)
-        finished, abandoned = lanes.finished, 0
+        finished = lanes.finished
         self._stopping = True
         try:
-            async with asyncio.timeout(timeout):
-                await lanes.idle()
-            delivered = lanes.finished - finished
-        except TimeoutError:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(timeout):
+                    await lanes.idle()
             delivered = lanes.finished - finished
             abandoned = await lanes.abandon(_CANCEL_GRACE)
-            _log.warning("The bus stopped with %d events not handled to their end", abandoned)
         finally:
             self._stopping = False
+        if abandoned:
+            _log.warning("The bus stopped with %d events not handled to their end", abandoned)
         self._lanes, self._buffer = None, None
         return StopReport(delivered=delivered, abandoned=abandoned)
 
@@ -283,10 +283,7 @@ class MessageBus(Registration):
             msg = "The bus runs on the event loop of another thread; publish there (asyncio.run_coroutine_threadsafe)."
             raise BusNotRunningError(msg)
         session = event.session_id or BUS
-        if self._streams:
-            for stream in self._streams.get(event.correlation_id, ()):
-                stream.put(event)
-        if (self._observers or self._filters) and not self._admit(event, session):
+        if (self._observers or self._filters or self._streams) and not self._admit(event, session):
             return
         if not await_processing:
             lanes.offer(session, event)
@@ -359,16 +356,13 @@ class MessageBus(Registration):
         limit = asyncio.timeout_at(deadline)
         try:
             async with limit:
-                outcome = handler(command)
-                if hasattr(type(outcome), "__await__"):
-                    outcome = await outcome
+                return await call_command_handler(command, handler)
         except TimeoutError as error:
             if not limit.expired():
                 raise
             given = "the time its caller had left" if timeout is None else f"{timeout:g} s"
             msg = f"{type(command).__name__} did not finish within {given}"
             raise CommandTimeoutError(msg, timeout=timeout or 0.0) from error
-        return CommandResult.of(outcome, command)
 
     def _handler_failed(self, event: Event, handler: EventHandler, error: BaseException) -> None:
         name = self._failures.note(event, handler, error)
@@ -386,13 +380,14 @@ class MessageBus(Registration):
                 self._buffer.append(event)
             return
         session = event.session_id or BUS
-        if self._streams and not isinstance(event, CommandStartedEvent | CommandResultEvent):
-            for stream in self._streams.get(event.correlation_id, ()):
-                stream.put(event)
         if self._admit(event, session) and self._registry.event_plan(type(event), session):
             self._lanes.offer(session, event)
 
     def _admit(self, event: Event, session: SessionID) -> bool:
+        """Show an event to streams and observers, and ask the filters whether it may go on."""
+        if self._streams and not isinstance(event, CommandStartedEvent | CommandResultEvent):
+            for stream in self._streams.get(event.correlation_id, ()):
+                stream.put(event)
         for observer in self._observers:
             try:
                 observer(event)

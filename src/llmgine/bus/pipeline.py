@@ -9,7 +9,7 @@ from typing import Any, Literal
 from llmgine.bus.interfaces import CommandHandler, EventHandler, HandlerMiddleware
 from llmgine.messages import CommandResult
 
-__all__ = ["compose"]
+__all__ = ["call_command_handler", "compose"]
 
 
 def compose(
@@ -20,7 +20,7 @@ def compose(
     """Return a handler that runs `handler` inside all of the middleware; without middleware, the handler itself."""
     if not middleware:
         return handler
-    layer = _call_command_handler if side == "command" else _call_event_handler
+    layer = call_command_handler if side == "command" else _call_event_handler
     for outer in reversed(middleware):
         process: Callable[..., Any] = outer.process_command if side == "command" else outer.process_event
         layer = partial(process, next_middleware=layer)
@@ -31,11 +31,12 @@ def _enter(layer: Callable[[Any, Any], Any], handler: Callable[[Any], Any], mess
     return layer(message, handler)
 
 
-async def _call_command_handler(command: Any, handler: CommandHandler) -> CommandResult[Any]:
+async def call_command_handler(command: Any, handler: CommandHandler) -> CommandResult[Any]:
+    """Run a handler, whatever kind of callable it is, and return the result that its outcome stands for."""
     outcome = handler(command)
     if hasattr(type(outcome), "__await__"):
         outcome = await outcome
-    return outcome if isinstance(outcome, CommandResult) else CommandResult(success=True, result=outcome)
+    return CommandResult.of(outcome, command)
 
 
 async def _call_event_handler(event: Any, handler: EventHandler) -> None:

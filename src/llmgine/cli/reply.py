@@ -122,9 +122,10 @@ class ReplyView:
         if self._ticking is not None:
             self._ticking.cancel()
         self._spinner = None
-        with ExitStack() as stack:
-            stack.callback(self._live.stop)
+        try:
             self._settle()
+        finally:
+            self._live.stop()
 
     def _settle(self) -> None:
         """Print what is left of the text, for good."""
