@@ -71,12 +71,13 @@ class Chat:
         self._bus = bus
         self._session_id = session_id
         self._store = store
-        self._functions = functions
         self._system = system
         self._engine: LLMEngine | None = None
         self.model: Model | None = None
-        self.tools = self._equip().tools
+        self.tools = ToolManager()
         """What the model may use."""
+        for function in functions:
+            self.tools.register_tool(function)
 
     async def use(self, model: Model) -> None:
         """Have this model answer from now on, and release the one before.
@@ -85,17 +86,17 @@ class Chat:
             StoreError: the conversation cannot be read.
         """
         small = model.provider.name == "local"
-        tools = self._equip(max_result_chars=2_000 if small else 30_000)
         history = StoredChatHistory(self._store, self._session_id, max_chars=6_000 if small else 100_000)
         history.system_prompt = self._system
         await history.load()
+        self.tools.max_result_chars = 2_000 if small else 30_000
         self.model = model
         if self._engine is None:
             session = self._session_id
-            self._engine = LLMEngine(self._bus, model.provider, tools=tools, history=history, session_id=session)
+            self._engine = LLMEngine(self._bus, model.provider, tools=self.tools, history=history, session_id=session)
             return
         before = self._engine.provider
-        self._engine.provider, self._engine.tools, self._engine.history = model.provider, tools, history
+        self._engine.provider, self._engine.history = model.provider, history
         await before.aclose()
 
     async def ask(self, question: str, show: Callable[[Event], object]) -> CommandResult[str]:
@@ -122,12 +123,6 @@ class Chat:
         """Release the model."""
         if self._engine is not None:
             await self._engine.provider.aclose()
-
-    def _equip(self, **bounds: int) -> ToolManager:
-        tools = ToolManager(**bounds)
-        for function in self._functions:
-            tools.register_tool(function)
-        return tools
 
 
 async def reply(chat: Chat, question: str, show: Callable[[Event], object]) -> ExitCode:

@@ -94,10 +94,10 @@ class Terminal:
         self._say("Alt-Enter begins a new line. What was typed before comes back with the arrow keys.", "dim")
 
     async def _tools(self, _: str) -> None:
-        for tool in self._chat.tools:
+        for tool in self._chat.tools.tools:
             summary = tool.description.partition("\n")[0]
             self._console.print(Text.assemble((tool.name, "bold cyan"), f"  {summary}"))
-        if not self._chat.tools:
+        if not self._chat.tools.tools:
             self._say("none")
 
     async def _history(self, _: str) -> None:
