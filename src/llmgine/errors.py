@@ -5,10 +5,16 @@ LLMgineError
 │  └─ MissingExtraError (ImportError) .extra
 ├─ BusError
 │  ├─ BusNotRunningError (RuntimeError)
+│  ├─ BlockingCallError (RuntimeError)
+│  ├─ HandlerNotFoundError (LookupError)
 │  ├─ HandlerAlreadyRegisteredError (ValueError)
 │  ├─ SessionClosedError (RuntimeError)
+│  ├─ CommandFailedError .result
 │  ├─ CommandTimeoutError (TimeoutError) .timeout
 │  └─ DeadlockError .cycle
+├─ ResourceError .resource_id
+│  ├─ ResourceNotFoundError (LookupError)
+│  └─ ResourceConflictError (ValueError)
 ├─ StoreError
 ├─ EngineBusyError (RuntimeError)
 ├─ TurnLimitError .limit
@@ -51,12 +57,29 @@ class BusNotRunningError(BusError, RuntimeError):
     """The bus has been stopped, or belongs to another event loop."""
 
 
+class BlockingCallError(BusError, RuntimeError):
+    """Waiting here would stop the very event loop that has to do the work."""
+
+
+class HandlerNotFoundError(BusError, LookupError):
+    """Nobody handles the command."""
+
+
 class HandlerAlreadyRegisteredError(BusError, ValueError):
     """A command type has its one handler in this scope already."""
 
 
 class SessionClosedError(BusError, RuntimeError):
     """A session was used before it began or after it ended."""
+
+
+class CommandFailedError(BusError):
+    """A command's handler reported a failure."""
+
+    def __init__(self, message: str, *, result: object) -> None:
+        super().__init__(message)
+        self.result = result
+        """The `CommandResult`."""
 
 
 class CommandTimeoutError(BusError, TimeoutError):
@@ -75,6 +98,22 @@ class DeadlockError(BusError):
         super().__init__(message)
         self.cycle = cycle
         """Session ids, each waiting for the next; the first one is also the last."""
+
+
+class ResourceError(LLMgineError):
+    """A command on a resource asks for what cannot be."""
+
+    def __init__(self, message: str, *, resource_id: str) -> None:
+        super().__init__(message)
+        self.resource_id = resource_id
+
+
+class ResourceNotFoundError(ResourceError, LookupError):
+    """No resource has this id."""
+
+
+class ResourceConflictError(ResourceError, ValueError):
+    """A resource with this id exists already, or is of another type."""
 
 
 class StoreError(LLMgineError):

@@ -175,4 +175,4 @@ async def test_streams_leave_nothing_behind(counting: MessageBus) -> None:
     async for _ in counting.stream(Count()):
         pass
 
-    assert counting._streams == {}
+    assert counting._gate._streams == {}

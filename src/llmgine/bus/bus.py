@@ -4,45 +4,43 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import traceback
-from collections import Counter
+import os
 from contextlib import suppress
 from dataclasses import dataclass
-from threading import get_ident
-from types import CoroutineType
+from threading import Lock, get_ident
 from typing import Any, ClassVar, Self, TypeVar, cast
+from weakref import WeakSet
 
-from llmgine.bus import causality
+from llmgine.bus.causality import current, stamp
 from llmgine.bus.delivery import Delivery
+from llmgine.bus.excepthook import bus_exception_hook
+from llmgine.bus.execution import CommandExecution
 from llmgine.bus.failures import Failures
-from llmgine.bus.interfaces import (
-    CommandHandler,
-    EventFilter,
-    EventHandler,
-    Observer,
-    SupportsObserveEvent,
-)
+from llmgine.bus.gate import Gate
+from llmgine.bus.handler_task import Failure, Handlers
+from llmgine.bus.interfaces import EventFilter, EventHandler, Observer, SupportsObserveEvent
 from llmgine.bus.lanes import Lanes
-from llmgine.bus.pipeline import call_command_handler
-from llmgine.bus.registration import Registration
+from llmgine.bus.metrics import APPLICATION, MetricsCollector
+from llmgine.bus.pending import PendingEvents
+from llmgine.bus.registry import HandlerRegistry
 from llmgine.bus.session import BusSession
-from llmgine.bus.stream import EventStream
-from llmgine.errors import BusNotRunningError, CommandTimeoutError, ConfigurationError
-from llmgine.messages import Command, CommandResult, Event, SessionID
+from llmgine.errors import (
+    BusNotRunningError,
+    ConfigurationError,
+)
+from llmgine.messages import Command, Event
 from llmgine.messages.events import (
-    CommandErrorEvent,
-    CommandResultEvent,
-    CommandStartedEvent,
     EventHandlerFailedEvent,
 )
 from llmgine.messages.ids import BUS
-from llmgine.messages.message import id_of
+from llmgine.messages.message import origin_of
 
-__all__ = ["MessageBus", "StopReport"]
+__all__ = ["MessageBus", "StopReport", "bus_exception_hook"]
 
 R = TypeVar("R")
 
 _log = logging.getLogger("llmgine.bus")
+_DEFAULTS = {"batch_size": 10, "batch_timeout": 0.01}
 _CANCEL_GRACE = 1.0
 """Seconds that handlers get to clean up when they are cancelled at the end of `stop`."""
 
@@ -58,7 +56,7 @@ class StopReport:
     """Cancelled in the middle, or never begun, because the deadline passed."""
 
 
-class MessageBus(Registration):
+class MessageBus(CommandExecution):
     """Executes commands and delivers events, on one event loop.
 
     `MessageBus()` is the application's bus: the first call makes it, later calls return it. `MessageBus.isolated()`
@@ -66,41 +64,57 @@ class MessageBus(Registration):
     """
 
     _application: ClassVar[MessageBus | None] = None
+    _making: ClassVar[Lock] = Lock()
     _options: dict[str, Any] | None = None
     _lanes: Lanes | None = None  # None while the bus does not run
 
     # The options are for `__init__`, which runs on the application's bus again and again.
-    def __new__(cls, **_: Any) -> Self:  # noqa: D102
-        if MessageBus._application is None:
-            MessageBus._application = super().__new__(cls)
-        return cast("Self", MessageBus._application)
+    def __new__(cls, *_: Any, **__: Any) -> Self:  # noqa: D102
+        with MessageBus._making:
+            if MessageBus._application is None:
+                MessageBus._application = super().__new__(cls)
+            return cast("Self", MessageBus._application)
 
     def __init__(  # pyright: ignore[reportInconsistentConstructor]
         self,
-        *,
+        registry: HandlerRegistry | None = None,
+        event_queue: None = None,
         observability: SupportsObserveEvent | None = None,
-        batch_size: int | None = None,
-        batch_timeout: float | None = None,
+        *,
+        batch_size: int = 10,
+        batch_timeout: float = 0.01,
+        log_dir: str | os.PathLike[str] | None = None,
+        log_filename: str | None = None,
+        enable_console_metrics: bool | None = None,
+        enable_console_traces: bool | None = None,
     ) -> None:
         """Configure the bus, or, when it exists already, check that the options do not contradict it.
 
         Args:
+            registry: holds the handlers; by default a new one.
+            event_queue: nothing else is accepted yet; each session has a queue of its own.
             observability: sees every event, as `add_observer(observability.observe_event)` would have it.
-            batch_size: how many queued events of a session are delivered before other tasks get their turn; 10.
+            batch_size: how many queued events of a session are delivered before other tasks get their turn.
             batch_timeout: kept for applications that set it, in seconds; nothing waits for a batch to fill.
+            log_dir: write every event as a line of JSON to a file in this folder, and trace commands.
+            log_filename: the file's name; by default a new one, `events_<UTC time>.jsonl`.
+            enable_console_metrics: write every metric to standard error; by default if there is a log.
+            enable_console_traces: trace commands, and write every span to standard error; by default if there is a log.
 
         Raises:
             ConfigurationError: the bus exists and was made with other options, or an option makes no sense.
         """
-        given = {"observability": observability, "batch_size": batch_size, "batch_timeout": batch_timeout}
-        given = {name: value for name, value in given.items() if value is not None}
-        if self._options is not None:
-            self._refuse_contradictions(given)
-            return
-        self._options = given
-        self._set_up()
-        if observability is not None:
-            self.set_observability_manager(observability)
+        options = {name: value for name, value in locals().items() if name not in {"self", "__class__"}}
+        with MessageBus._making:
+            if self._options is not None:
+                self._refuse_contradictions(options)
+                return
+            try:
+                self._configure(options)
+            except BaseException:
+                if MessageBus._application is self:
+                    MessageBus._application = None
+                raise
 
     @classmethod
     def isolated(cls, **options: Any) -> Self:
@@ -109,40 +123,78 @@ class MessageBus(Registration):
         bus.__init__(**options)  # type: ignore[misc]  # __new__ would return the application's
         return bus
 
-    def _set_up(self) -> None:
-        options = self._options or {}
-        self.set_batch_processing(options.get("batch_size", 10), options.get("batch_timeout", 0.01))
-        self._forget_handlers()
-        self._filters: list[EventFilter] = []
-        self._filtered: Counter[str] = Counter()
-        self._observers: list[Observer] = []
-        self._streams: dict[str, list[EventStream[Any]]] = {}
+    def _configure(self, options: dict[str, Any]) -> None:
+        if options["event_queue"] is not None:
+            msg = "A bus takes no queue from outside: each session has one of its own. Leave event_queue out."
+            raise ConfigurationError(msg)
+        self._metrics = APPLICATION if MessageBus._application is self else MetricsCollector()
+        self._gate = Gate()
+        self._tracing = False
+        self._active_sessions = 0
+        self._set_up(options)
+        if options["observability"] is not None:
+            self.set_observability_manager(options["observability"])
+        shown = {name: options[name] for name in ("log_dir", "log_filename")}
+        shown |= {name: options[name] for name in ("enable_console_metrics", "enable_console_traces")}
+        if any(value is not None and value is not False for value in shown.values()):
+            from llmgine.observability.setup import from_options  # above this layer: loaded for those who ask for it
+
+            self.set_observability_manager(from_options(**shown))
+            logs = shown["log_dir"] is not None or shown["log_filename"] is not None
+            self._tracing = logs or bool(shown["enable_console_traces"])
+        self._options = options
+        _every_bus.add(self)
+
+    def _set_up(self, options: dict[str, Any]) -> None:
+        self.set_batch_processing(options["batch_size"], options["batch_timeout"])
+        self._forget_handlers(options["registry"])
+        self._gate.clear_filters()
         self._thread = 0
         self._stopping = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._buffer: list[Event] | None = []  # None once the bus has been stopped
         self._suppress_errors = True
         self._failures = Failures()
-        self._delivery = Delivery(self._registry, self._handler_failed)
+        self._pending = PendingEvents()
+        metrics = self._metrics
+        self._published = metrics.counters["events_published_total"]
+        self._handlers_failed = metrics.counters["events_failed_total"]
+        self._sent = metrics.counters["commands_sent_total"]
+        self._succeeded = metrics.counters["commands_processed_total"]
+        self._failed = metrics.counters["commands_failed_total"]
+        self._durations = metrics.histograms["command_processing_duration_seconds"]
+        metrics.gauges["queue_size"].set_function(self._queue_size)
+        metrics.gauges["active_sessions"].set_function(lambda: self._active_sessions)
+        metrics.gauges["registered_handlers"].set_function(lambda: self._registry.count)
 
     # Life
 
     async def start(self) -> None:
-        """Begin to deliver, first what was published before. Does nothing on a bus that runs."""
-        loop = asyncio.get_running_loop()
+        """Begin to deliver, first what was published before. Does nothing on a bus that runs.
+
+        Raises:
+            BusNotRunningError: the bus runs on another event loop.
+        """
+        with MessageBus._making:  # two threads may start it at once, each on a loop of its own
+            waiting = self._start_here(asyncio.get_running_loop())
+        for event in waiting:
+            self._offer(event)
+
+    def _start_here(self, loop: asyncio.AbstractEventLoop) -> list[Event]:
+        """Begin on a loop. Return what was published before."""
         waiting = self._buffer or []
         if self._lanes is not None:
             if self._loop is loop:
-                return
+                return []
             if self._loop is not None and not self._loop.is_closed():
                 msg = "The bus runs on another event loop. Stop it there, or make another with MessageBus.isolated()."
                 raise BusNotRunningError(msg)
             waiting = self._lanes.leave()
         self._loop, self._thread, self._buffer = loop, get_ident(), []
-        self._lanes = Lanes(loop, self._delivery.of)
+        handlers = Handlers(loop, self._metrics, self._pending, self._handler_ended)
+        self._lanes = Lanes(loop, self._registry, Delivery(handlers))
         self._lanes.batch_size = self._batch_size
-        for event in waiting:
-            await self.publish(event, await_processing=False)
+        return waiting
 
     async def stop(self, timeout: float | None = 30.0) -> StopReport:
         """Deliver what was accepted, and end. Does nothing on a bus that does not run.
@@ -172,24 +224,49 @@ class MessageBus(Registration):
         if abandoned:
             _log.warning("The bus stopped with %d events not handled to their end", abandoned)
         self._lanes, self._buffer = None, None
+        if self._pending:
+            late = sum(len(events) for events in self._pending.values())
+            self._pending.clear()
+            _log.warning("%d pending events were added after their handler had ended, and were not published", late)
         return StopReport(delivered=delivered, abandoned=abandoned)
 
     async def reset(self) -> None:
         """Stop, and forget handlers, middleware, filters, buffered events and errors. It can be started again."""
         await self.stop()
-        observers = self._observers
-        self._set_up()
-        self._observers = observers
+        self._set_up({**(self._options or {}), "registry": None})
+
+    @property
+    def metrics(self) -> MetricsCollector:
+        """The figures of this bus. Those of the application's bus are also `get_metrics_collector()`."""
+        return self._metrics.ask()
+
+    @property
+    def unfinished(self) -> int:
+        """How many events wait, or are being handled."""
+        return self._lanes.unfinished if self._lanes is not None else len(self._buffer or ())
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop | None:
+        """The event loop that the bus runs on; None while it does not run, and when that loop has been closed."""
+        loop = self._loop
+        return loop if self._lanes is not None and loop is not None and not loop.is_closed() else None
 
     # Who looks on, who passes
 
     def add_event_filter(self, event_filter: EventFilter) -> None:
-        """Ask `event_filter` about every event; the first that says no turns it away."""
-        self._filters.append(event_filter)
+        """Ask `event_filter` about every event; the first that says no turns it away.
+
+        Raises:
+            ConfigurationError: it is no filter.
+        """
+        from llmgine.bus.filters import check_filter  # which a bus without filters does not need
+
+        check_filter(event_filter)
+        self._gate.add_filter(event_filter)
 
     def add_observer(self, observer: Observer) -> None:
         """Show every event to `observer`, once, when it is published."""
-        self._observers.append(observer)
+        self._gate.add_observer(observer)
 
     def set_observability_manager(self, observability: SupportsObserveEvent) -> None:
         """Show every event to `observability.observe_event`."""
@@ -200,62 +277,6 @@ class MessageBus(Registration):
         return BusSession(session_id, self)
 
     session = create_session
-
-    # Commands
-
-    async def execute(self, command: Command[R], *, timeout: float | None = None) -> CommandResult[R]:
-        """Run a command's handler in the caller's task and return what came of it, also what it raised.
-
-        Args:
-            command: answered by its session's handler, or else by the bus's.
-            timeout: seconds; commands that the handler executes in turn get what is left of them.
-        """
-        outer = causality.current.get()
-        deadline = None
-        if outer is not None:
-            causality.stamp(command, outer)
-            deadline = outer[3]
-        if timeout is not None:
-            own = asyncio.get_running_loop().time() + timeout
-            deadline = own if deadline is None else min(own, deadline)
-        command_id = command.command_id
-        announced = self._observers or self._registry.lifecycle_handlers
-        if announced:
-            self._announce(CommandStartedEvent(command=command, session_id=command.session_id), command)
-        correlation_id = command._correlation_id or command_id
-        held = outer[2] if outer is not None else ()
-        causality.current.set((correlation_id, command_id, held, deadline, command.traceparent))
-        result: CommandResult[R] | None = None
-        try:
-            handler = self._registry.command_chain(type(command), command.session_id or BUS)
-            if handler is None:
-                result = _failed(f"No handler registered for command {type(command).__name__}", command)
-            elif deadline is None:
-                outcome = handler(command)
-                if type(outcome) is CoroutineType or hasattr(type(outcome), "__await__"):
-                    outcome = await outcome
-                result = CommandResult.of(outcome, command)
-            else:
-                result = await self._execute_until(deadline, timeout, handler, command)
-        except Exception as error:  # noqa: BLE001  # the boundary: whatever a handler raises becomes its result
-            trace = "".join(traceback.format_exception(error))
-            result = _failed(f"{type(error).__name__}: {error}", command, traceback=trace)
-        finally:
-            causality.current.set(outer)
-            if result is None:
-                result = _failed(f"CancelledError: {type(command).__name__} was cancelled", command)
-            if announced:
-                kind = CommandResultEvent if result.success else CommandErrorEvent
-                self._announce(kind(command_result=result, session_id=command.session_id), command)
-        return result
-
-    def stream(self, command: Command[R]) -> EventStream[R]:
-        """Run a command and see the events that it causes as they happen.
-
-        `async for event in stream` yields what is published under the command's correlation id, save for what announces
-        commands; `await stream` gives the result. Leaving the loop early cancels the command.
-        """
-        return EventStream(command, self.execute, self._streams)
 
     # Events
 
@@ -270,29 +291,51 @@ class MessageBus(Registration):
         Raises:
             BusNotRunningError: the bus has been stopped, or runs in another thread.
             DeadlockError: the session waits for the handler that publishes.
+            ConfigurationError: this is no event, or its class is broken.
             Exception: what a handler raised, while errors are unsuppressed and processing is awaited.
         """
-        chain = causality.current.get()
+        if type(event) not in self._registry.known:
+            self._registry.check_type(type(event), Event)
+        chain = current.get()
         if chain is not None:
-            causality.stamp(event, chain)
+            stamp(event, chain)
         lanes = self._lanes
+        self._published.unlocked += 1
         if lanes is None or (self._stopping and chain is None):
             self._keep(event)
             return
         if get_ident() != self._thread:
-            msg = "The bus runs on the event loop of another thread; publish there (asyncio.run_coroutine_threadsafe)."
+            msg = (
+                "The bus runs on the event loop of another thread. Publish there (asyncio.run_coroutine_threadsafe), "
+                "or from synchronous code by llmgine.messages.bus.message_bus.publish."
+            )
             raise BusNotRunningError(msg)
         session = event.session_id or BUS
-        if (self._observers or self._filters or self._streams) and not self._admit(event, session):
+        if not self._gate.open and not self._gate.admit(event, session):
             return
         if not await_processing:
-            lanes.offer(session, event)
+            lanes.offer(session, event, chain)
             return
         outcome = lanes.begin(session, event, chain)
         if isinstance(outcome, asyncio.Future):
             outcome = await lanes.outlast(outcome)
         if outcome is not None and not self._suppress_errors:
             raise outcome
+
+    def add_pending_event(self, event: Event) -> None:
+        """Publish an event when the handler that calls this has succeeded; drop it if the handler fails.
+
+        A command that is executed outside of any event handler has ended only when its pending events have been
+        handled.
+
+        Raises:
+            BusError: no handler is running.
+            BusNotRunningError: the bus has been stopped.
+        """
+        self._registry.check_type(type(event), Event)
+        if self._lanes is None and self._buffer is None:
+            self._keep(event)
+        self._pending.add(event)
 
     async def wait_for_events(self) -> None:
         """Wait until no event is queued or being handled.
@@ -339,32 +382,48 @@ class MessageBus(Registration):
         """Return whether the bus runs, what waits, how much failed, what was filtered, and how many are registered."""
         return {
             "running": self._lanes is not None,
-            "queue_size": self._lanes.queued if self._lanes is not None else len(self._buffer or ()),
+            "queue_size": self._queue_size(),
             "batch_size": self._batch_size,
             "batch_timeout": self._batch_timeout,
             "error_suppression": self._suppress_errors,
             "total_errors": self._failures.total,
-            "filtered": dict(self._filtered),
+            "filtered": dict(self._gate.turned_away),
             **self._registry.get_handler_stats(),
         }
 
+    async def get_metrics(self) -> dict[str, dict[str, dict[str, Any]]]:
+        """Return counters, histograms and gauges by name, in the form of `MetricsCollector.snapshot`."""
+        return self._metrics.snapshot()
+
     # Inside
 
-    async def _execute_until(
-        self, deadline: float, timeout: float | None, handler: CommandHandler, command: Command[R]
-    ) -> CommandResult[R]:
-        limit = asyncio.timeout_at(deadline)
-        try:
-            async with limit:
-                return await call_command_handler(command, handler)
-        except TimeoutError as error:
-            if not limit.expired():
-                raise
-            given = "the time its caller had left" if timeout is None else f"{timeout:g} s"
-            msg = f"{type(command).__name__} did not finish within {given}"
-            raise CommandTimeoutError(msg, timeout=timeout or 0.0) from error
+    def _queue_size(self) -> int:
+        return self._lanes.queued if self._lanes is not None else len(self._buffer or ())
 
-    def _handler_failed(self, event: Event, handler: EventHandler, error: BaseException) -> None:
+    async def _publish_pending(self, events: list[Event], *, wait: bool) -> None:
+        """Publish what a command's handler left pending; wait for it unless somebody else waits for us."""
+        for event in events:
+            lanes = self._lanes
+            if lanes is None or not wait:
+                self._published.unlocked += 1
+                self._offer(event)
+                continue
+            self._published.unlocked += 1
+            session = event.session_id or BUS
+            if self._gate.open or self._gate.admit(event, session):
+                outcome = lanes.begin(session, event, None)
+                if isinstance(outcome, asyncio.Future):
+                    await lanes.outlast(outcome)
+
+    def _handler_ended(self, event: Event, handler: EventHandler, error: Failure) -> None:
+        """See to an event handler that failed, or that left events pending."""
+        pending = self._pending.take_own() if self._pending else []
+        if error is None:
+            for each in pending:
+                self._published.unlocked += 1
+                self._offer(each)
+            return
+        self._handlers_failed.unlocked += 1
         name = self._failures.note(event, handler, error)
         if not isinstance(event, EventHandlerFailedEvent):
             failure = EventHandlerFailedEvent(event=event, handler=name, exception=error, session_id=event.session_id)
@@ -372,37 +431,22 @@ class MessageBus(Registration):
 
     def _announce(self, event: Event, cause: Command[Any] | Event) -> None:
         """Publish an event of the bus's own, without waiting and without cost where nobody listens."""
-        event.correlation_id = cause.correlation_id
-        event.causation_id = id_of(cause)
-        event.traceparent = cause.traceparent
+        own, correlation, _, traceparent = origin_of(cause)
+        event._identity = origin_of(event)[0], correlation or own, own, event.traceparent or traceparent
+        if self._lanes is None or self._registry.event_plan(type(event), event.session_id or BUS):
+            self._offer(event)
+        elif not self._gate.open:
+            self._gate.admit(event, event.session_id or BUS)
+
+    def _offer(self, event: Event) -> None:
+        """Queue an event, or keep it until the bus is started; drop it if that has been stopped."""
         if self._lanes is None:
             if self._buffer is not None:
                 self._buffer.append(event)
             return
         session = event.session_id or BUS
-        if self._admit(event, session) and self._registry.event_plan(type(event), session):
-            self._lanes.offer(session, event)
-
-    def _admit(self, event: Event, session: SessionID) -> bool:
-        """Show an event to streams and observers, and ask the filters whether it may go on."""
-        if self._streams and not isinstance(event, CommandStartedEvent | CommandResultEvent):
-            for stream in self._streams.get(event.correlation_id, ()):
-                stream.put(event)
-        for observer in self._observers:
-            try:
-                observer(event)
-            except Exception:  # noqa: BLE001  # an observer must not disturb what it observes
-                _log.exception("An observer failed on %s", type(event).__name__)
-        for event_filter in self._filters:
-            try:
-                passes = event_filter.should_handle(event, session)
-            except Exception:  # noqa: BLE001  # a broken filter must not lose events
-                _log.exception("%s failed on %s, which passes", type(event_filter).__name__, type(event).__name__)
-                continue
-            if not passes:
-                self._filtered[type(event_filter).__name__] += 1
-                return False
-        return True
+        if self._gate.open or self._gate.admit(event, session):
+            self._lanes.offer(session, event, current.get())
 
     def _keep(self, event: Event) -> None:
         if self._buffer is None or self._stopping:
@@ -410,16 +454,34 @@ class MessageBus(Registration):
             raise BusNotRunningError(msg)
         self._buffer.append(event)
 
+    def _after_fork(self) -> None:
+        """Be as if not started: the loop, and what it has yet to deliver, belong to the parent process."""
+        self._registry.after_fork()
+        if self._lanes is not None or self._buffer is not None:
+            self._lanes, self._loop, self._buffer = None, None, []
+        self._stopping = False
+        self._active_sessions = 0
+        self._pending.clear()
+
     def _refuse_contradictions(self, given: dict[str, Any]) -> None:
         made_with = self._options or {}
         for name, value in given.items():
-            if made_with.get(name) is not value and made_with.get(name) != value:
+            if value not in {None, _DEFAULTS.get(name)} and made_with[name] is not value and made_with[name] != value:
                 msg = (
-                    f"The application's bus exists already, made with {name}={made_with.get(name)!r}, not {value!r}. "
+                    f"The application's bus exists already, made with {name}={made_with[name]!r}, not {value!r}. "
                     "Give options on the first call, or make another bus with MessageBus.isolated()."
                 )
                 raise ConfigurationError(msg)
 
 
-def _failed(error: str, command: Command[Any], **metadata: str) -> CommandResult[Any]:
-    return CommandResult.of(CommandResult(success=False, error=error, metadata=metadata), command)
+_every_bus: WeakSet[MessageBus] = WeakSet()
+
+
+def _after_fork() -> None:
+    MessageBus._making = Lock()
+    for bus in _every_bus:
+        bus._after_fork()
+
+
+if hasattr(os, "register_at_fork"):  # Windows cannot fork
+    os.register_at_fork(after_in_child=_after_fork)

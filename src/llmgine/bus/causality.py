@@ -10,22 +10,31 @@ from contextvars import ContextVar
 from typing import Any, TypeAlias
 
 from llmgine.messages import Command, Event, SessionID
-from llmgine.messages.message import id_of
+from llmgine.messages.ids import Id, write
+from llmgine.messages.message import origin_of
 
-__all__ = ["Chain", "Holds", "current", "stamp"]
+__all__ = ["Chain", "Holds", "current", "deadline", "stamp"]
 
 Holds: TypeAlias = tuple[tuple[SessionID, int], ...]
 """The lanes that wait for this chain: each as its session and the number of the delivery under way there."""
-Chain: TypeAlias = tuple[str, str, Holds, float | None, str | None]
+Chain: TypeAlias = tuple[Id, Id, Holds, float | None, str | None]
 """Correlation id; id of the message handled; lanes held; deadline (seconds of the loop's clock); traceparent."""
 
 current: ContextVar[Chain | None] = ContextVar("llmgine_chain", default=None)
 
 
+def deadline() -> float | None:
+    """Return when the command that is being handled must have ended, in seconds of the loop's clock."""
+    chain = current.get()
+    return None if chain is None else chain[3]
+
+
 def stamp(message: Command[Any] | Event, chain: Chain) -> None:
     """Note on a message that it was sent from within a chain, unless it says already what caused it."""
-    correlation_id, cause, _, _, traceparent = chain
-    if message.causation_id is None and id_of(message) != cause:
-        message.causation_id = cause
-        message._correlation_id = message._correlation_id or correlation_id
-        message.traceparent = message.traceparent or traceparent
+    own, correlation, causation, traceparent = origin_of(message)
+    cause = chain[1]
+    if causation is not None or own == cause:
+        return
+    if type(own) is not type(cause) and write(own) == write(cause):  # one of them has been read, and so written
+        return
+    message._identity = own, correlation or chain[0], cause, traceparent or chain[4]

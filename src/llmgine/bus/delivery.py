@@ -3,89 +3,96 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
 from contextvars import copy_context
-from types import CoroutineType
-from typing import Any, TypeAlias
 
-from llmgine.bus import causality
-from llmgine.bus.causality import Chain
-from llmgine.bus.eager import start
-from llmgine.bus.interfaces import EventHandler
-from llmgine.bus.registry import EventPlan, HandlerRegistry
+from llmgine.bus.causality import Chain, Holds, current
+from llmgine.bus.handler_task import Failure, Handlers, HandlerTask
+from llmgine.bus.registry import EventPlan
 from llmgine.messages import Event, SessionID
+from llmgine.messages.ids import Id
+from llmgine.messages.message import origin_of
 
-__all__ = ["Delivery", "Failure"]
-
-Failure: TypeAlias = BaseException | None
+__all__ = ["Delivery"]
 
 
 class Delivery:
-    """Runs the handlers of events."""
+    """Handles events on one event loop."""
 
-    def __init__(self, registry: HandlerRegistry, report: Callable[[Event, EventHandler, BaseException], None]) -> None:
-        """Take where the handlers are, and whom to tell of each failure: the event, the handler, what it raised."""
-        self._registry = registry
-        self._report = report
+    def __init__(self, handlers: Handlers) -> None:
+        self._handlers = handlers
 
-    def of(
-        self, event: Event, session: SessionID, number: int, outer: Chain | None
-    ) -> Coroutine[Any, Any, Failure] | None:
-        """Return the work of handling an event, whose result is the first failure; None if nobody handles it.
+    def begin(
+        self, event: Event, plan: EventPlan, session: SessionID, number: int, outer: Chain | None
+    ) -> Failure | asyncio.Task[Failure]:
+        """Run an event's handlers, in copies of the current context.
 
         Args:
             event: what to handle.
+            plan: its handlers; at least one.
             session: the lane it is delivered in.
             number: that lane's number for the delivery.
             outer: the chain of whoever waits for the delivery.
+
+        Returns:
+            The first failure, or None; or, if a handler waits, the task whose result that will be.
         """
-        plan = self._registry.event_plan(type(event), session)
-        if not plan:
-            return None
-        event_id = event.event_id
-        held: causality.Holds = ((session, number),)
+        identity = event._identity
+        if type(identity) is int:
+            own: Id = (event._timestamp, identity)
+            correlation: Id | None = own
+            traceparent: str | None = None
+        else:
+            own, correlation, _, traceparent = origin_of(event)
+        held: Holds = ((session, number),)
         deadline = None
         if outer is not None:
             deadline = outer[3]
             held = outer[2] if held[0] in outer[2] else outer[2] + held
-        chain = (event._correlation_id or event_id, event_id, held, deadline, event.traceparent)
-        first = plan[0]
-        if len(plan) == 1 and len(first) == 1:
-            return self._handle(event, *first[0], chain)
-        return self._handle_all(event, plan, chain)
-
-    async def _handle(self, event: Event, registered: EventHandler, handler: EventHandler, chain: Chain) -> Failure:
-        causality.current.set(chain)
+        token = current.set((correlation or own, own, held, deadline, traceparent))
         try:
-            outcome = handler(event)
-            if type(outcome) is CoroutineType or hasattr(type(outcome), "__await__"):
-                await outcome
-        except asyncio.CancelledError as error:
-            task = asyncio.current_task()
-            if task is not None and task.cancelling():
-                raise
-            self._report(event, registered, error)
-            return error
-        except Exception as error:  # noqa: BLE001  # the boundary: one handler's failure must not silence another
-            self._report(event, registered, error)
-            return error
-        return None
+            outcomes = self._handlers.run(event, plan[0])
+            if outcomes is None and len(plan) == 1:
+                return None
+            return self._go_on(event, plan, outcomes)
+        finally:
+            current.reset(token)
 
-    async def _handle_all(self, event: Event, plan: EventPlan, chain: Chain) -> Failure:
-        loop = asyncio.get_running_loop()
+    def _go_on(
+        self, event: Event, plan: EventPlan, outcomes: list[Failure | HandlerTask] | None
+    ) -> Failure | asyncio.Task[Failure]:
+        """See to what the first group left, and to the other groups."""
+        if len(plan) == len(plan[0]) == 1 and outcomes:
+            return outcomes[0]
         first_failure: Failure = None
-        for group in plan:
-            outcomes = [start(loop, self._handle(event, *handler, chain), copy_context()) for handler in group]
-            tasks = [outcome for outcome in outcomes if isinstance(outcome, asyncio.Task)]
-            if tasks:
-                await _wait_or_cancel(tasks)
-            for outcome in outcomes:
-                failure = outcome.result() if isinstance(outcome, asyncio.Task) else outcome
-                first_failure = first_failure or failure
+        for index in range(1, len(plan) + 1):
+            if outcomes is not None:
+                if any(isinstance(outcome, HandlerTask) for outcome in outcomes):
+                    rest = self._wait(event, plan[index:], outcomes, first_failure)
+                    return asyncio.get_running_loop().create_task(rest, context=copy_context())
+                first_failure = first_failure or _first(outcomes)
+            outcomes = self._handlers.run(event, plan[index]) if index < len(plan) else None
+        return first_failure
+
+    async def _wait(
+        self, event: Event, plan: EventPlan, outcomes: list[Failure | HandlerTask] | None, first_failure: Failure
+    ) -> Failure:
+        """Wait for the handlers of a group that have not ended, and go on with the other groups."""
+        for group in (*plan, None):
+            if outcomes is not None:
+                tasks = [outcome for outcome in outcomes if isinstance(outcome, HandlerTask)]
+                if tasks:
+                    await _wait_or_cancel(tasks)
+                first_failure = first_failure or _first(outcomes)
+            outcomes = None if group is None else self._handlers.run(event, group)
         return first_failure
 
 
-async def _wait_or_cancel(tasks: list[asyncio.Task[Failure]]) -> None:
+def _first(outcomes: list[Failure | HandlerTask]) -> Failure:
+    failures = (outcome.result() if isinstance(outcome, HandlerTask) else outcome for outcome in outcomes)
+    return next((failure for failure in failures if failure is not None), None)
+
+
+async def _wait_or_cancel(tasks: list[HandlerTask]) -> None:
     try:
         await asyncio.wait(tasks)
     except asyncio.CancelledError:

@@ -8,23 +8,23 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Coroutine
 from contextvars import Context, copy_context
 from itertools import count
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 from llmgine.bus import causality
 from llmgine.bus.causality import Chain
-from llmgine.bus.delivery import Failure
-from llmgine.bus.eager import start
+from llmgine.bus.delivery import Delivery
+from llmgine.bus.handler_task import Failure
+from llmgine.bus.registry import HandlerRegistry
 from llmgine.errors import BusNotRunningError, DeadlockError
 from llmgine.messages import Event, SessionID
 
 __all__ = ["Lanes"]
 
-Deliver: TypeAlias = Callable[[Event, SessionID, int, Chain | None], Coroutine[Any, Any, Failure] | None]
-"""`Delivery.of`. Its work raises nothing but the `CancelledError` of its own task."""
-Queued: TypeAlias = tuple[Event, Context, "asyncio.Future[Failure] | None"]
+Receipt: TypeAlias = "asyncio.Future[Failure]"
+Queued: TypeAlias = Event | tuple[Event, Context, "Receipt | None"]
+"""An event that was offered in the lane's context, or one with the context it was offered in and who waits for it."""
 
 _numbers = count(1)
 _SPARE_LANES = 64
@@ -32,25 +32,31 @@ _SPARE_LANES = 64
 
 
 class _Lane:
-    __slots__ = ("delivery", "queue", "task", "waits_for")
+    __slots__ = ("chain", "context", "delivery", "queue", "stalled", "task", "waits_for")
 
     def __init__(self) -> None:
         self.queue: deque[Queued] = deque()
         self.delivery = 0
         self.waits_for: list[SessionID] = []
         self.task: asyncio.Task[Any] | None = None
+        self.context: Context | None = None
+        """Of the first event that was offered; that of most is the same, and a copy for each is half of its memory."""
+        self.chain: Chain | None = None
+        self.stalled = False
+        """Whether its task was cancelled before the queue was worked off."""
 
 
 class Lanes:
     """The lanes of a bus on one event loop."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, deliver: Deliver) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, registry: HandlerRegistry, delivery: Delivery) -> None:
         self.batch_size = 10
         """How many queued events of a lane are delivered before other tasks get their turn."""
         self.finished = 0
         """How many deliveries have ended."""
         self._loop = loop
-        self._deliver = deliver
+        self._registry = registry
+        self._delivery = delivery
         self._lanes: dict[SessionID, _Lane] = {}
         self._spare: list[_Lane] = []
         self._nested: set[asyncio.Task[Failure]] = set()
@@ -66,13 +72,22 @@ class Lanes:
         """How many events wait or are being delivered."""
         return sum(len(lane.queue) + bool(lane.delivery) for lane in self._lanes.values()) + len(self._nested)
 
-    def offer(self, session: SessionID, event: Event) -> None:
-        """Queue an event; return at once."""
+    def offer(self, session: SessionID, event: Event, chain: Chain | None) -> None:
+        """Queue an event, offered from within `chain`; return at once."""
         lane = self._lanes.get(session)
+        context = copy_context()
         if lane is None:
-            lane = self._open(session)
-            lane.task = self._loop.create_task(self._drain(session, lane))
-        lane.queue.append((event, copy_context(), None))
+            lane = self._lanes[session] = self._spare.pop() if self._spare else _Lane()
+            lane.context, lane.chain = context, chain
+            self._drain_on(session, lane)
+        elif lane.stalled:
+            self._drain_on(session, lane)
+        if lane.context is None:
+            lane.context, lane.chain = context, chain
+        elif chain is not lane.chain or not _same(context, lane.context):
+            lane.queue.append((event, context, None))
+            return
+        lane.queue.append(event)
 
     def begin(self, session: SessionID, event: Event, chain: Chain | None) -> Failure | asyncio.Future[Failure]:
         """Deliver an event in its turn. Return what came of it if that is known already, else what `outlast` waits for.
@@ -86,24 +101,36 @@ class Lanes:
             DeadlockError: the lane waits, over however many others, for the handler that calls this.
         """
         lane = self._lanes.get(session)
-        if lane is None:
-            number = next(_numbers)
-            work = self._deliver(event, session, number, chain)
-            if work is None:
-                return None
-            lane = self._open(session)
-            lane.delivery = number
-            try:
-                outcome = start(self._loop, work, copy_context())
-            except BaseException:
-                self._advance(session, lane)
-                raise
-            if isinstance(outcome, asyncio.Task):
-                lane.task = outcome
-                outcome.add_done_callback(lambda _: self._advance(session, lane))
-            else:
-                self._advance(session, lane)
-            return outcome
+        if lane is not None:
+            return self._begin_behind(lane, session, event, chain)
+        plan = self._registry.event_plan(type(event), session)
+        if not plan:
+            return None
+        lane = self._lanes[session] = self._spare.pop() if self._spare else _Lane()
+        lane.delivery = number = next(_numbers)
+        try:
+            outcome = self._delivery.begin(event, plan, session, number, chain)
+        except BaseException:
+            self._advance(session, lane)
+            raise
+        if outcome is None and not (lane.queue or self._idle):  # as `_advance` would, without the call
+            self.finished += 1
+            lane.delivery = 0
+            del self._lanes[session]
+            self._spare.append(lane)
+        elif isinstance(outcome, asyncio.Task):
+            lane.task = outcome
+            outcome.add_done_callback(lambda _: self._advance(session, lane))
+        else:
+            self._advance(session, lane)
+        return outcome
+
+    def _begin_behind(
+        self, lane: _Lane, session: SessionID, event: Event, chain: Chain | None
+    ) -> Failure | asyncio.Future[Failure]:
+        """Deliver an event behind those that its lane has already, or inside the one that waits for it."""
+        if lane.stalled:
+            self._drain_on(session, lane)
         held = self._held(chain)
         if session in held:
             return self._begin_nested(event, session, lane.delivery, chain)
@@ -140,6 +167,9 @@ class Lanes:
             )
             raise DeadlockError(msg, cycle=(held[-1], held[-1]))
         while self._lanes:
+            for session, lane in self._lanes.items():
+                if lane.stalled:
+                    self._drain_on(session, lane)
             emptied: asyncio.Future[None] = self._loop.create_future()
             self._idle.append(emptied)
             await emptied
@@ -153,8 +183,8 @@ class Lanes:
         abandoned = self.unfinished
         tasks = [lane.task for lane in self._lanes.values() if lane.task] + list(self._nested)
         for lane in self._lanes.values():
-            for _, _, receipt in lane.queue:
-                _report_abandoned(receipt)
+            for queued in lane.queue:
+                _report_abandoned(queued)
             lane.queue.clear()
         for task in tasks:
             task.cancel()
@@ -166,15 +196,16 @@ class Lanes:
 
     def leave(self) -> list[Event]:
         """Return the events that wait, when the loop they waited on is gone."""
-        return [event for lane in self._lanes.values() for event, _, _ in lane.queue]
+        queues = (lane.queue for lane in self._lanes.values())
+        return [queued[0] if isinstance(queued, tuple) else queued for queue in queues for queued in queue]
 
     def _begin_nested(
         self, event: Event, session: SessionID, delivery: int, chain: Chain | None
     ) -> Failure | asyncio.Task[Failure]:
-        work = self._deliver(event, session, delivery, chain)
-        if work is None:
+        plan = self._registry.event_plan(type(event), session)
+        if not plan:
             return None
-        outcome = start(self._loop, work, copy_context())
+        outcome = self._delivery.begin(event, plan, session, delivery, chain)
         if isinstance(outcome, asyncio.Task):
             self._nested.add(outcome)
             outcome.add_done_callback(self._end_nested)
@@ -190,47 +221,62 @@ class Lanes:
         """Go on after the first delivery of a lane: with its queue, or not at all."""
         self.finished += 1
         lane.delivery = 0
-        if lane.waits_for:
-            lane.waits_for.clear()
+        lane.waits_for.clear()
         if lane.queue:
-            lane.task = self._loop.create_task(self._drain(session, lane))
+            self._drain_on(session, lane)
         else:
             self._close(session)
 
+    def _drain_on(self, session: SessionID, lane: _Lane) -> None:
+        lane.stalled = False
+        lane.task = self._loop.create_task(self._drain(session, lane), context=lane.context)
+
     async def _drain(self, session: SessionID, lane: _Lane) -> None:
         queue = lane.queue
+        begin = self._delivery.begin
         done = 0
         try:
             while queue:
-                event, context, receipt = queue.popleft()
-                lane.delivery = next(_numbers)
-                chain = context.get(causality.current) if receipt is not None else None
-                work = self._deliver(event, session, lane.delivery, chain)
+                queued = queue.popleft()
+                lane.delivery = number = next(_numbers)
+                event = queued[0] if type(queued) is tuple else cast("Event", queued)
+                plan = self._registry.event_plan(type(event), session)
                 failure = None
-                if work is not None:
-                    outcome = start(self._loop, work, context)
+                if plan:
+                    if queued is event:
+                        outcome = begin(event, plan, session, number, None)
+                    else:
+                        _, context, receipt = cast("tuple[Event, Context, Receipt | None]", queued)
+                        chain = context.get(causality.current) if receipt is not None else None
+                        outcome = context.run(begin, event, plan, session, number, chain)
                     try:
                         failure = await outcome if isinstance(outcome, asyncio.Task) else outcome
                     except asyncio.CancelledError:
-                        _report_abandoned(receipt)
+                        _report_abandoned(queued)
                         raise
                 self.finished += 1
                 lane.delivery = 0
-                lane.waits_for.clear()
-                if receipt and not receipt.done():
-                    receipt.set_result(failure)
+                if lane.waits_for:
+                    lane.waits_for.clear()
+                if queued is not event:
+                    _report(queued, failure)
                 done += 1
                 if done % self.batch_size == 0:
                     await asyncio.sleep(0)
         finally:
-            self._close(session)
+            if queue:  # somebody cancelled this task: the end of the loop, if not, whoever comes next goes on
+                lane.stalled, lane.delivery = True, 0
+                lane.waits_for.clear()
+            else:
+                self._close(session)
 
     def _close(self, session: SessionID) -> None:
         lane = self._lanes.pop(session, None)
         if lane is not None and len(self._spare) < _SPARE_LANES:
-            lane.task = None
+            lane.task = lane.context = lane.chain = None
+            lane.stalled, lane.delivery = False, 0
             self._spare.append(lane)
-        if not self._lanes and self._idle:
+        if self._idle and not self._lanes:
             for waiter in self._idle:
                 if not waiter.done():
                     waiter.set_result(None)
@@ -246,10 +292,6 @@ class Lanes:
             for session, delivery in chain[2]
             if session in lanes and lanes[session].delivery == delivery
         }
-
-    def _open(self, session: SessionID) -> _Lane:
-        lane = self._lanes[session] = self._spare.pop() if self._spare else _Lane()
-        return lane
 
     def _note_waiting(self, target: SessionID, held: dict[SessionID, int], receipt: asyncio.Future[Failure]) -> None:
         def forget(_: asyncio.Future[Failure]) -> None:
@@ -280,8 +322,22 @@ class Lanes:
                     paths.append((*path, session))
 
 
-def _report_abandoned(receipt: asyncio.Future[Failure] | None) -> None:
-    if receipt and not receipt.done():
+def _same(context: Context, other: Context) -> bool:
+    try:
+        return context == other
+    except Exception:  # noqa: BLE001  # what a context holds is the user's, and may refuse to be compared
+        return False
+
+
+def _report(queued: Queued, failure: Failure) -> None:
+    receipt = queued[2] if isinstance(queued, tuple) else None
+    if receipt is not None and not receipt.done():
+        receipt.set_result(failure)
+
+
+def _report_abandoned(queued: Queued) -> None:
+    receipt = queued[2] if isinstance(queued, tuple) else None
+    if receipt is not None and not receipt.done():
         receipt.set_exception(_abandoned())
 
 

@@ -2,44 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import Any, Literal
+from typing import Any, TypeAlias
 
-from llmgine.bus.interfaces import CommandHandler, EventHandler, HandlerMiddleware
-from llmgine.messages import CommandResult
+__all__ = ["Layer", "call", "compose"]
 
-__all__ = ["call_command_handler", "compose"]
+Layer: TypeAlias = Callable[[Any, Callable[[Any], Any]], Awaitable[Any]]
+"""Takes a message and the handler it is for, and handles it."""
 
 
 def compose(
-    middleware: Sequence[HandlerMiddleware],
-    handler: CommandHandler | EventHandler,
-    side: Literal["command", "event"],
+    middleware: Sequence[Callable[..., Awaitable[Any]]], handler: Callable[[Any], Any], innermost: Layer
 ) -> Callable[[Any], Any]:
-    """Return a handler that runs `handler` inside all of the middleware; without middleware, the handler itself."""
+    """Return a handler that runs `handler` inside all of the middleware; without middleware, the handler itself.
+
+    Args:
+        middleware: the method of each that handles the kind of message: `(message, handler, next_middleware)`.
+        handler: what to wrap.
+        innermost: calls the handler.
+    """
     if not middleware:
         return handler
-    layer = call_command_handler if side == "command" else _call_event_handler
-    for outer in reversed(middleware):
-        process: Callable[..., Any] = outer.process_command if side == "command" else outer.process_event
-        layer = partial(process, next_middleware=layer)
+    layer = innermost
+    for process in reversed(middleware):
+        layer = _around(process, layer)
     return partial(_enter, layer, handler)
 
 
-def _enter(layer: Callable[[Any, Any], Any], handler: Callable[[Any], Any], message: Any) -> Any:
+async def call(message: Any, handler: Callable[[Any], Any]) -> Any:
+    """Call a handler, whatever kind of callable it is, and return its outcome."""
+    outcome = handler(message)
+    return await outcome if hasattr(type(outcome), "__await__") else outcome
+
+
+def _around(process: Callable[..., Awaitable[Any]], inner: Layer) -> Layer:
+    def layer(message: Any, handler: Callable[[Any], Any]) -> Awaitable[Any]:
+        return process(message, handler, inner)
+
+    return layer
+
+
+def _enter(layer: Layer, handler: Callable[[Any], Any], message: Any) -> Awaitable[Any]:
     return layer(message, handler)
-
-
-async def call_command_handler(command: Any, handler: CommandHandler) -> CommandResult[Any]:
-    """Run a handler, whatever kind of callable it is, and return the result that its outcome stands for."""
-    outcome = handler(command)
-    if hasattr(type(outcome), "__await__"):
-        outcome = await outcome
-    return CommandResult.of(outcome, command)
-
-
-async def _call_event_handler(event: Any, handler: EventHandler) -> None:
-    outcome = handler(event)
-    if hasattr(type(outcome), "__await__"):
-        await outcome

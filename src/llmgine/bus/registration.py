@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, TypeVar, get_type_hints, overload
 
 from llmgine.bus.interfaces import CommandHandler, EventHandler, HandlerMiddleware, HandlerPriority
-from llmgine.bus.pipeline import compose
-from llmgine.bus.registry import HandlerRegistry
+from llmgine.bus.pipeline import call, compose
+from llmgine.bus.registry import EventKey, HandlerRegistry
 from llmgine.errors import ConfigurationError
-from llmgine.messages import Command, Event, SessionID
+from llmgine.messages import Command, CommandResult, SessionID
 from llmgine.messages.ids import BUS
 
 __all__ = ["Registration"]
@@ -17,11 +18,12 @@ __all__ = ["Registration"]
 C = TypeVar("C", bound="Callable[..., Any]")
 
 
-class Registration:
+class Registration(ABC):
     """The part of a bus that owns its handlers and middleware."""
 
-    def _forget_handlers(self) -> None:
-        self._registry = HandlerRegistry(self._wrap_command, self._wrap_event)
+    def _forget_handlers(self, registry: HandlerRegistry | None = None) -> None:
+        self._registry = registry or HandlerRegistry()
+        self._registry.wrap_with(self._wrap_command, self._wrap_event)
         self._command_middleware: list[HandlerMiddleware] = []
         self._event_middleware: list[HandlerMiddleware] = []
 
@@ -31,19 +33,32 @@ class Registration:
         """Make `handler` answer commands of a type, and of its subclasses that have no handler of their own.
 
         Raises:
+            ConfigurationError: the type is no command class, or the handler cannot be called with its commands.
             HandlerAlreadyRegisteredError: the type has a handler in this scope.
         """
         self._registry.register_command_handler(command_type, handler, session_id)
 
     def register_event_handler(
         self,
-        event_type: type[Event],
+        event_type: EventKey,
         handler: EventHandler,
         session_id: SessionID = BUS,
         priority: int = HandlerPriority.NORMAL,
     ) -> None:
-        """Make `handler` hear events of a type and of its subclasses; in a session, only that session's."""
+        """Make `handler` hear events of a type and of its subclasses; in a session, only that session's.
+
+        Instead of a type there may be a dotted name: "resource.created", "resource.*", "workflow.**".
+
+        Raises:
+            ConfigurationError: the type is no event class, the name is none, or the handler cannot be called with them.
+        """
         self._registry.register_event_handler(event_type, handler, session_id, priority)
+
+    def unregister_event_handler(
+        self, event_type: EventKey, handler: EventHandler, session_id: SessionID = BUS
+    ) -> bool:
+        """Undo one registration of `handler`. Return False if there is none."""
+        return self._registry.unregister_event_handler(event_type, handler, session_id)
 
     register_async_command_handler = register_command_handler
     register_async_event_handler = register_event_handler
@@ -70,9 +85,9 @@ class Registration:
         return register
 
     def on(
-        self, event_type: type[Event], *, session_id: SessionID = BUS, priority: int = HandlerPriority.NORMAL
+        self, event_type: EventKey, *, session_id: SessionID = BUS, priority: int = HandlerPriority.NORMAL
     ) -> Callable[[C], C]:
-        """Register the decorated function for events of a type: `@bus.on(Greeted)`."""
+        """Register the decorated function for events of a type or a name: `@bus.on(Greeted)`, `@bus.on("greeted")`."""
 
         def register(handler: C) -> C:
             self.register_event_handler(event_type, handler, session_id, priority)
@@ -85,20 +100,34 @@ class Registration:
         self._registry.unregister_session(session_id)
 
     def add_command_middleware(self, middleware: HandlerMiddleware) -> None:
-        """Wrap every command handler in another layer, inside those added before."""
+        """Wrap every command handler in another layer, inside those added before.
+
+        Raises:
+            ConfigurationError: it is no middleware.
+        """
+        _check_middleware(middleware)
         self._command_middleware.append(middleware)
         self._registry.recompose()
 
     def add_event_middleware(self, middleware: HandlerMiddleware) -> None:
-        """Wrap every event handler in another layer, inside those added before."""
+        """Wrap every event handler in another layer, inside those added before.
+
+        Raises:
+            ConfigurationError: it is no middleware.
+        """
+        _check_middleware(middleware)
         self._event_middleware.append(middleware)
         self._registry.recompose()
 
     def _wrap_command(self, handler: CommandHandler) -> CommandHandler:
-        return compose(self._command_middleware, handler, "command")
+        return compose([each.process_command for each in self._command_middleware], handler, self._call_command_handler)
 
     def _wrap_event(self, handler: EventHandler) -> EventHandler:
-        return compose(self._event_middleware, handler, "event")
+        return compose([each.process_event for each in self._event_middleware], handler, call)
+
+    @abstractmethod
+    async def _call_command_handler(self, command: Any, handler: CommandHandler) -> CommandResult[Any]:
+        """Run a command's handler once, inside all of the middleware."""
 
 
 def _annotated_command(handler: Callable[..., Any]) -> type[Command[Any]]:
@@ -112,3 +141,9 @@ def _annotated_command(handler: Callable[..., Any]) -> type[Command[Any]]:
         "or name the command: @bus.command_handler(MyCommand)."
     )
     raise ConfigurationError(msg)
+
+
+def _check_middleware(candidate: object) -> None:
+    from llmgine.bus.middleware import check_middleware  # which a bus without middleware does not need
+
+    check_middleware(candidate)

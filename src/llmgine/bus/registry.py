@@ -5,20 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import groupby
+from threading import Lock
 from typing import Any, TypeAlias
 
+from llmgine.bus.event_names import check_pattern, hears
+from llmgine.bus.handler_check import check_handler, check_message_type
 from llmgine.bus.interfaces import CommandHandler, EventHandler, HandlerPriority
-from llmgine.errors import ConfigurationError, HandlerAlreadyRegisteredError
+from llmgine.bus.tracing import TraceEvent
+from llmgine.errors import HandlerAlreadyRegisteredError
 from llmgine.messages import Command, Event, SessionID
-from llmgine.messages.events import CommandErrorEvent, CommandStartedEvent
+from llmgine.messages.events import CommandErrorEvent, CommandResultEvent, CommandStartedEvent
 from llmgine.messages.ids import BUS
 
-__all__ = ["EventHandlerEntry", "EventPlan", "HandlerRegistry"]
+__all__ = ["EventHandlerEntry", "EventKey", "EventPlan", "HandlerRegistry"]
 
+EventKey: TypeAlias = type[Event] | str
+"""What a handler is registered for: a class, or a dotted name with wildcards."""
 EventPlan: TypeAlias = tuple[tuple[tuple[EventHandler, EventHandler], ...], ...]
 """An event's handlers in groups of one priority; each as it was registered, and as it is called in its middleware."""
-
-_LIFECYCLE = {*CommandStartedEvent.__mro__, *CommandErrorEvent.__mro__}
 
 
 @dataclass(order=True)
@@ -36,7 +40,7 @@ class _Scope:
 
     def __init__(self) -> None:
         self.commands: dict[type, CommandHandler] = {}
-        self.events: dict[type, list[EventHandlerEntry]] = {}
+        self.events: dict[EventKey, list[EventHandlerEntry]] = {}
         self.forget(-1)
 
     def forget(self, version: int) -> None:
@@ -50,20 +54,36 @@ def _unchanged(handler: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
 
 class HandlerRegistry:
-    """Holds the handlers of a bus."""
+    """Holds the handlers of a bus. Handlers may be registered and unregistered from any thread."""
 
-    def __init__(
-        self,
-        wrap_command: Callable[[CommandHandler], CommandHandler] = _unchanged,
-        wrap_event: Callable[[EventHandler], EventHandler] = _unchanged,
-    ) -> None:
-        self._wrap_command = wrap_command
-        self._wrap_event = wrap_event
+    def __init__(self) -> None:
+        self._wrap_command: Callable[[CommandHandler], CommandHandler] = _unchanged
+        self._wrap_event: Callable[[EventHandler], EventHandler] = _unchanged
         self._bus_scope = _Scope()
         self._scopes: dict[SessionID, _Scope] = {BUS: self._bus_scope}
         self._version = 0
-        self.lifecycle_handlers = 0
-        """How many handlers hear that commands start or end; without any, those events need not be made."""
+        self.known: set[type] = set()
+        """Message classes that have been checked."""
+        self.listeners = 0
+        """How many handlers hear that commands start or end, or their spans; without any, nothing need be announced."""
+        self.trace_handlers = 0
+        """How many handlers are registered for spans."""
+        self.count = 0
+        """How many handlers there are."""
+        self.after_fork()
+
+    def wrap_with(
+        self,
+        wrap_command: Callable[[CommandHandler], CommandHandler],
+        wrap_event: Callable[[EventHandler], EventHandler],
+    ) -> None:
+        """Take what puts each handler into its middleware."""
+        self._wrap_command, self._wrap_event = wrap_command, wrap_event
+        self.recompose()
+
+    def after_fork(self) -> None:
+        """Forget the threads of the parent process."""
+        self._lock = Lock()
 
     def register_command_handler(
         self, command_type: type[Command[Any]], handler: CommandHandler, session_id: SessionID = BUS
@@ -71,62 +91,118 @@ class HandlerRegistry:
         """Make `handler` answer commands of a type, and of its subclasses that have no handler of their own.
 
         Raises:
+            ConfigurationError: the type is no command class, or the handler cannot be called with its commands.
             HandlerAlreadyRegisteredError: the type has a handler in this scope.
         """
-        _check(command_type, Command, handler)
-        scope = self._scope(session_id)
-        if command_type in scope.commands:
-            name = command_type.__name__
-            msg = f"{name} is already registered in scope {session_id}; a command has exactly one handler."
-            raise HandlerAlreadyRegisteredError(msg)
-        scope.commands[command_type] = handler
-        self._changed(scope)
+        if command_type not in self.known:
+            self.check_type(command_type, Command)
+        check_handler(handler, command_type)
+        with self._lock:
+            scope = self._scope(session_id)
+            if command_type in scope.commands:
+                name = command_type.__name__
+                msg = f"{name} is already registered in scope {session_id}; a command has exactly one handler."
+                raise HandlerAlreadyRegisteredError(msg)
+            scope.commands[command_type] = handler
+            self.count += 1
+            self._changed(scope)
 
     def register_event_handler(
         self,
-        event_type: type[Event],
+        event_type: EventKey,
         handler: EventHandler,
         session_id: SessionID = BUS,
         priority: int = HandlerPriority.NORMAL,
     ) -> None:
-        """Make `handler` hear events of a type and of its subclasses."""
-        _check(event_type, Event, handler)
-        scope = self._scope(session_id)
-        scope.events.setdefault(event_type, []).append(EventHandlerEntry(priority, handler))
-        self.lifecycle_handlers += event_type in _LIFECYCLE
-        self._changed(scope)
+        """Make `handler` hear events of a type and of its subclasses, or of the classes that a dotted name stands for.
+
+        Raises:
+            ConfigurationError: the type is no event class, the name is none, or the handler cannot be called with them.
+        """
+        if isinstance(event_type, str):
+            check_pattern(event_type)
+            check_handler(handler, Event, named=True)
+        else:
+            if event_type not in self.known:
+                self.check_type(event_type, Event)
+            check_handler(handler, event_type)
+        with self._lock:
+            scope = self._scope(session_id)
+            scope.events.setdefault(event_type, []).append(EventHandlerEntry(priority, handler))
+            self._count(event_type, 1)
+            self._changed(scope)
+
+    def unregister_event_handler(
+        self, event_type: EventKey, handler: EventHandler, session_id: SessionID = BUS
+    ) -> bool:
+        """Undo one registration of `handler`, the first. Return False if there is none."""
+        with self._lock:
+            scope = self._scopes.get(session_id)
+            entries = scope.events.get(event_type, []) if scope is not None else []
+            index = next((i for i, entry in enumerate(entries) if entry.handler == handler), None)
+            if scope is None or index is None:
+                return False
+            # Replaced, not changed: another thread may be reading the list.
+            left = entries[:index] + entries[index + 1 :]
+            if left:
+                scope.events[event_type] = left
+            else:
+                del scope.events[event_type]
+            self._count(event_type, -1)
+            self._changed(scope)
+            return True
 
     def unregister_session(self, session_id: SessionID) -> None:
         """Forget the handlers of a session. The bus's own stay."""
-        if session_id != BUS and (scope := self._scopes.pop(session_id, None)):
-            self.lifecycle_handlers -= sum(len(scope.events[t]) for t in scope.events if t in _LIFECYCLE)
+        if session_id != BUS and session_id in self._scopes:
+            with self._lock:
+                scope = self._scopes.pop(session_id, _Scope())
+                self.count -= len(scope.commands)
+                for event_type, entries in scope.events.items():
+                    self._count(event_type, -len(entries))
+
+    def check_type(self, message_type: Any, base: type[Command[Any] | Event]) -> None:
+        """Refuse a class that is not one of `base`, or that is broken; remember one that is neither.
+
+        Raises:
+            ConfigurationError: what is wrong with it.
+        """
+        check_message_type(message_type, base)
+        self.known.add(message_type)
 
     def recompose(self) -> None:
         """Wrap handlers anew from now on, because the middleware has changed."""
         self._version += 1
 
     def command_chain(self, command_type: type, session_id: SessionID) -> CommandHandler | None:
-        """Return the wrapped handler of a command: the session's before the bus's, the nearest class first."""
+        """Return the wrapped handler of a command: the session's before the bus's, the nearest class first.
+
+        Raises:
+            ConfigurationError: the type is no command class.
+        """
         scope = self._scopes.get(session_id, self._bus_scope)
         if scope.version != self._version:
             scope.forget(self._version)
+        chains = scope.command_chains  # another thread may replace it meanwhile, and then what is found here is old
         try:
-            return scope.command_chains[command_type]
+            return chains[command_type]
         except KeyError:
+            self.check_type(command_type, Command)
             handler = self.get_command_handler(command_type, session_id)
-            chain = scope.command_chains[command_type] = None if handler is None else self._wrap_command(handler)
+            chain = chains[command_type] = None if handler is None else self._wrap_command(handler)
             return chain
 
-    def event_plan(self, event_type: type, session_id: SessionID) -> EventPlan:
+    def event_plan(self, event_type: type[Event], session_id: SessionID) -> EventPlan:
         """Return the wrapped handlers of an event, in groups by ascending priority."""
         scope = self._scopes.get(session_id, self._bus_scope)
         if scope.version != self._version:
             scope.forget(self._version)
+        plans = scope.event_plans
         try:
-            return scope.event_plans[event_type]
+            return plans[event_type]
         except KeyError:
             entries = self.get_event_handler_entries(event_type, session_id)
-            plan = scope.event_plans[event_type] = tuple(
+            plan = plans[event_type] = tuple(
                 tuple((entry.handler, self._wrap_event(entry.handler)) for entry in group)
                 for _, group in groupby(entries, key=lambda entry: entry.priority)
             )
@@ -140,18 +216,21 @@ class HandlerRegistry:
                     return scope.commands[base]
         return None
 
-    def get_event_handlers(self, event_type: type, session_id: SessionID = BUS) -> list[EventHandler]:
+    def get_event_handlers(self, event_type: type[Event], session_id: SessionID = BUS) -> list[EventHandler]:
         """Return an event's handlers as they were registered, in the order of their priorities."""
         return [entry.handler for entry in self.get_event_handler_entries(event_type, session_id)]
 
-    def get_event_handler_entries(self, event_type: type, session_id: SessionID = BUS) -> list[EventHandlerEntry]:
+    def get_event_handler_entries(
+        self, event_type: type[Event], session_id: SessionID = BUS
+    ) -> list[EventHandlerEntry]:
         """Return an event's handlers with their priorities, sorted; the bus's before the session's."""
-        return sorted(
-            entry
-            for scope in reversed(list(self._visible(session_id)))
-            for base in event_type.__mro__
-            for entry in scope.events.get(base, ())
-        )
+        found: list[EventHandlerEntry] = []
+        for scope in reversed(list(self._visible(session_id))):
+            for base in event_type.__mro__:
+                found += scope.events.get(base, ())
+            for key in [key for key in list(scope.events) if isinstance(key, str) and hears(key, event_type)]:
+                found += scope.events.get(key, ())
+        return sorted(found)
 
     def get_all_sessions(self) -> set[SessionID]:
         """Return every scope that has handlers, and the bus's."""
@@ -185,11 +264,15 @@ class HandlerRegistry:
         else:
             scope.forget(self._version)
 
+    def _count(self, event_type: EventKey, change: int) -> None:
+        self.count += change
+        of_traces = event_type == TraceEvent.event_name or _is_trace(event_type)
+        self.trace_handlers += change * of_traces
+        self.listeners += change * (of_traces or any(hears(event_type, kind) for kind in _LIFECYCLE))
 
-def _check(message_type: Any, base: type, handler: Any) -> None:
-    if not (isinstance(message_type, type) and issubclass(message_type, base)):
-        msg = f"Handlers are registered for a subclass of {base.__name__}, not for {message_type!r}."
-        raise ConfigurationError(msg)
-    if not callable(handler):
-        msg = f"The handler of {message_type.__name__} must be callable; {handler!r} is not."
-        raise ConfigurationError(msg)
+
+_LIFECYCLE = (CommandStartedEvent, CommandResultEvent, CommandErrorEvent)
+
+
+def _is_trace(event_type: EventKey) -> bool:
+    return isinstance(event_type, type) and issubclass(event_type, TraceEvent)

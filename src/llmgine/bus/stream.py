@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 from llmgine.errors import BusError
@@ -30,11 +31,11 @@ class EventStream(Generic[R]):
         self,
         command: Command[R],
         execute: Callable[[Command[R]], Awaitable[CommandResult[R]]],
-        streams: dict[str, list[EventStream[Any]]],
+        listening: Callable[[str, Callable[[Event], None]], AbstractContextManager[None]],
     ) -> None:
         self._command = command
         self._execute = execute
-        self._streams = streams
+        self._listening = listening
         self._events: deque[Event] = deque()
         self._news = asyncio.Event()
         self._task: asyncio.Task[CommandResult[R]] | None = None
@@ -58,11 +59,6 @@ class EventStream(Generic[R]):
                 error=f"CancelledError: the stream of {name} was left before it had ended",
             )
         return self._task.result()
-
-    def put(self, event: Event) -> None:
-        """Take the next event of the chain."""
-        self._events.append(event)
-        self._news.set()
 
     async def aclose(self) -> None:
         """Cancel the command if it still runs, and wait until it has ended."""
@@ -109,12 +105,9 @@ class EventStream(Generic[R]):
         return self._task
 
     async def _run(self) -> CommandResult[R]:
-        correlation_id = self._command.correlation_id
-        self._streams.setdefault(correlation_id, []).append(self)
-        try:
+        with self._listening(self._command.correlation_id, self._put):
             return await self._execute(self._command)
-        finally:
-            listening = self._streams[correlation_id]
-            listening.remove(self)
-            if not listening:
-                del self._streams[correlation_id]
+
+    def _put(self, event: Event) -> None:
+        self._events.append(event)
+        self._news.set()

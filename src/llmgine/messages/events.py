@@ -2,13 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from llmgine.messages.commands import Command, CommandResult
-from llmgine.messages.ids import new_id
-from llmgine.messages.message import Message
+from llmgine.messages.ids import next_number
+from llmgine.messages.message import Message, id_of
+
+if TYPE_CHECKING:
+    from llmgine.messages.resources import (
+        ResourceCreatedEvent,
+        ResourceDeletedEvent,
+        ResourceEvent,
+        ResourceUpdatedEvent,
+        SystemErrorEvent,
+        SystemEvent,
+        SystemStartedEvent,
+        SystemStoppedEvent,
+        WorkflowCompletedEvent,
+        WorkflowEvent,
+        WorkflowFailedEvent,
+        WorkflowStartedEvent,
+        WorkflowStepCompletedEvent,
+    )
 
 __all__ = [
     "CommandErrorEvent",
@@ -16,17 +34,45 @@ __all__ = [
     "CommandStartedEvent",
     "Event",
     "EventHandlerFailedEvent",
+    "ResourceCreatedEvent",
+    "ResourceDeletedEvent",
+    "ResourceEvent",
+    "ResourceUpdatedEvent",
+    "SystemErrorEvent",
+    "SystemEvent",
+    "SystemStartedEvent",
+    "SystemStoppedEvent",
+    "WorkflowCompletedEvent",
+    "WorkflowEvent",
+    "WorkflowFailedEvent",
+    "WorkflowStartedEvent",
+    "WorkflowStepCompletedEvent",
 ]
+
+
+_WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[^A-Z_]+")
 
 
 @dataclass(kw_only=True)
 class Event(Message):
     """Something that has happened, named in the past tense."""
 
-    event_id: str = field(default_factory=new_id)
+    event_name: ClassVar[str] = "event"
+    """Its name in subscriptions: `ResourceCreatedEvent` is "resource.created". A class may set its own."""
+
+    event_id: str = field(default_factory=cast("Callable[[], str]", next_number))
 
     _id_field: ClassVar[str] = "event_id"
-    _left_out: ClassVar[Mapping[str, Callable[[], Any]]] = {**Message._left_out, "event_id": new_id}
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if not isinstance(cls.__dict__.get("event_name"), str):
+            words = _WORD.findall(cls.__name__.removesuffix("Event") or cls.__name__)
+            cls.event_name = ".".join(words).lower()
+
+
+if not TYPE_CHECKING:
+    Event.event_id = property(id_of, Message._identity.__set__)
 
 
 @dataclass
@@ -56,3 +102,14 @@ class EventHandlerFailedEvent(Event):
     handler: str | None = None
     """Module and qualified name."""
     exception: BaseException | None = None
+
+
+if not TYPE_CHECKING:
+    # The families that are built in are defined in terms of the above.
+    def __getattr__(name: str) -> Any:
+        if name not in __all__:
+            msg = f"module {__name__!r} has no attribute {name!r}"
+            raise AttributeError(msg)
+        from llmgine.messages import resources
+
+        return getattr(resources, name)

@@ -1,4 +1,8 @@
-"""What commands, results and events have in common: when they were made, for which session, and what caused them."""
+"""What commands, results and events have in common: when they were made, for which session, and what caused them.
+
+Making a message is most of what a small event costs, and little of it is ever read. So the id, the date and the
+metadata are written out when they are first read; until then there are two numbers.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +11,14 @@ from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from functools import lru_cache
 from time import time_ns
-from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeAlias, cast
 
-from llmgine.messages.ids import BUS, SessionID
+from llmgine.messages.ids import BUS, Id, SessionID, next_number, write
 
-__all__ = ["Message", "id_of"]
+__all__ = ["Message", "Origin", "id_of", "origin_of"]
+
+Origin: TypeAlias = tuple[Id, "Id | None", "Id | None", "str | None"]
+"""A message's id, its correlation id, its causation id (None where there is none) and its traceparent."""
 
 
 @dataclass(kw_only=True)
@@ -22,36 +29,45 @@ class Message:
     `__init__` of its own need not call this one: what it leaves out is filled in when first read.
     """
 
-    __slots__ = ("__dict__", "__weakref__", "_timestamp")
+    # _identity: a number, from which and the timestamp the id is written; or the `Id`, "" if none was given; or an
+    # `Origin`. _timestamp: nanoseconds since 1970, or what was given or written. _metadata: None until it is read.
+    __slots__ = ("__dict__", "__weakref__", "_identity", "_metadata", "_timestamp")
+    if TYPE_CHECKING:
+        _identity: Any = field(init=False)
+        _timestamp: Any = field(init=False)
+        _metadata: Any = field(init=False)
 
     timestamp: str = field(default_factory=cast("Callable[[], str]", time_ns))
     """When the message was made: ISO 8601, UTC."""
-    metadata: dict[str, Any] = field(default_factory=cast("Callable[[], dict[str, Any]]", dict))
+    metadata: dict[str, Any] = field(default=cast("dict[str, Any]", None))
     session_id: SessionID = BUS
 
-    # Not fields, so that a message which begins a chain, or is never sent, does not pay for them.
-    _correlation_id = cast("str | None", None)
-    causation_id = cast("str | None", None)
-    """The id of the message whose handler sent this one; None for the first of a chain."""
-    traceparent = cast("str | None", None)
-    """W3C trace context, where tracing is on."""
-
     _id_field: ClassVar[str]
-    _left_out: ClassVar[Mapping[str, Callable[[], Any]]] = {"timestamp": time_ns, "metadata": dict}
+    _left_out: ClassVar[Mapping[str, Callable[[], Any]]] = {
+        "_identity": next_number,
+        "_timestamp": time_ns,
+        "_metadata": dict,
+        "session_id": lambda: BUS,
+    }
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        # `@dataclass(slots=True)` makes a slot of each inherited field; this one has its place already.
-        if "timestamp" in cls.__dict__.get("__slots__", ()):
-            del cls.timestamp
+        # `@dataclass(slots=True)` makes a slot of each inherited field; these have their place already.
+        for name in {"timestamp", "metadata", "command_id", "event_id"} & {*cls.__dict__.get("__slots__", ())}:
+            delattr(cls, name)
 
     def __getattr__(self, name: str) -> Any:
         make = self._left_out.get(name)
         if make is None:
             msg = f"{type(self).__name__!r} object has no attribute {name!r}"
             raise AttributeError(msg)
-        setattr(self, name, make())
-        return getattr(self, name)
+        value = self.__dict__.setdefault(name, make())  # atomic, where two threads are the first to read
+        setattr(self, name, value)
+        return value
+
+    def __getstate__(self) -> object:
+        id_of(self)  # which another process would write differently
+        return super().__getstate__()
 
     @property
     def id(self) -> str:
@@ -61,17 +77,42 @@ class Message:
     @property
     def correlation_id(self) -> str:
         """The id of the message that began the chain; this one's own if none did."""
-        return self._correlation_id or id_of(self)
+        own, correlation, _, _ = origin_of(self)
+        return write(correlation or own)
 
     @correlation_id.setter
-    def correlation_id(self, value: str) -> None:
-        self._correlation_id = value
+    def correlation_id(self, value: str | None) -> None:
+        own, _, causation, traceparent = origin_of(self)
+        self._identity = own, value, causation, traceparent
+
+    @property
+    def causation_id(self) -> str | None:
+        """The id of the message whose handler sent this one; None for the first of a chain."""
+        causation = origin_of(self)[2]
+        return None if causation is None else write(causation)
+
+    @causation_id.setter
+    def causation_id(self, value: str | None) -> None:
+        own, correlation, _, traceparent = origin_of(self)
+        self._identity = own, correlation, value, traceparent
+
+    @property
+    def traceparent(self) -> str | None:
+        """W3C trace context, where tracing is on."""
+        return origin_of(self)[3]
+
+    @traceparent.setter
+    def traceparent(self, value: str | None) -> None:
+        own, correlation, causation, _ = origin_of(self)
+        self._identity = own, correlation, causation, value
 
     def to_dict(self) -> dict[str, Any]:
         """Return every field by name, with the ids of the chain. Only dates change: to ISO 8601 strings."""
         data = {name: getattr(self, name) for name in (self._id_field, "timestamp", "session_id", "metadata")}
         data["correlation_id"] = self.correlation_id
         data["causation_id"] = self.causation_id
+        if self.traceparent is not None:
+            data["traceparent"] = self.traceparent
         own = {f.name: getattr(self, f.name) for f in fields(self)}
         for name, value in (own | self.__dict__).items():
             if not name.startswith("_"):
@@ -85,15 +126,36 @@ class Message:
         for f in fields(cls):
             if callable(f.default_factory):
                 setattr(message, f.name, f.default_factory())
+        if cls._id_field in data:  # before what is noted beside it
+            setattr(message, cls._id_field, data[cls._id_field])
         for name, value in data.items():
-            if not name.startswith("_") and not isinstance(getattr(cls, name, None), classmethod):
+            if not (name.startswith("_") or name == cls._id_field or isinstance(getattr(cls, name, None), classmethod)):
                 setattr(message, name, value)
         return message
 
 
 def id_of(message: Message) -> str:
     """Return a message's id, also where a subclass uses the name `id` for something of its own."""
-    return cast("str", getattr(message, message._id_field))
+    identity = message._identity
+    if type(identity) is str and identity:
+        return identity
+    own, *noted = origin_of(message)
+    written = write(own)
+    message._identity = (written, *noted) if any(noted) else written
+    return written
+
+
+def origin_of(message: Message) -> Origin:
+    """Return a message's id and what is noted of its causes, without writing the ids out."""
+    identity = message._identity
+    if type(identity) is int:
+        return (message._timestamp, identity), None, None, None
+    if type(identity) is tuple and len(identity) == 4:
+        return cast("Origin", identity)
+    if identity:
+        return identity, None, None, None
+    number = message.__dict__.setdefault("_number", next_number())
+    return (message._timestamp, number), None, None, None
 
 
 @lru_cache(maxsize=8)
@@ -104,13 +166,19 @@ def _second(seconds: int) -> str:
 def _read_timestamp(message: Any) -> str:
     value: Any = message._timestamp
     if type(value) is int:
+        id_of(message)  # which is written with the number that the text takes the place of
         seconds, nanoseconds = divmod(value, 1_000_000_000)
         value = f"{_second(seconds)}.{nanoseconds // 1000:06d}+00:00"
         message._timestamp = value
     return cast("str", value)
 
 
+def _read_metadata(message: Any) -> dict[str, Any]:
+    if message._metadata is None:
+        message._metadata = message.__dict__.setdefault("_metadata", {})
+    return cast("dict[str, Any]", message._metadata)
+
+
 if not TYPE_CHECKING:
-    # Writing the date as text costs as much as building the rest of a message, and few are ever read: it is done
-    # on first reading.
     Message.timestamp = property(_read_timestamp, Message._timestamp.__set__)
+    Message.metadata = property(_read_metadata, Message._metadata.__set__)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
+from llmgine.bus.tracing import SpanContext, TraceEvent
 from llmgine.messages import Event
 
-__all__ = ["LogLevel", "ObservabilityBaseEvent"]
+__all__ = ["LogLevel", "Metric", "MetricEvent", "ObservabilityBaseEvent", "SpanContext", "TraceEvent"]
 
 
 class LogLevel(StrEnum):
@@ -25,3 +26,22 @@ class ObservabilityBaseEvent(Event):
     """Something worth recording, whether or not anything handles it."""
 
     level: LogLevel = LogLevel.INFO
+
+
+@dataclass
+class Metric:
+    """One measurement."""
+
+    name: str
+    value: float
+    unit: str | None = None
+    """As UCUM writes it, which is what OpenTelemetry expects: "ms", "By", "{request}"."""
+    tags: dict[str, str] = field(default_factory=dict[str, str])
+    """What the measurement is about, by name, such as `{"model": "small"}`."""
+
+
+@dataclass
+class MetricEvent(Event):
+    """Something has been measured."""
+
+    metrics: list[Metric] = field(default_factory=list[Metric])

@@ -16,7 +16,8 @@ from typing import Any
 import orjson
 
 from llmgine.messages import Command, Event
-from llmgine.messages.message import Message
+from llmgine.messages.ids import write
+from llmgine.messages.message import Message, id_of, origin_of
 
 __all__ = ["to_dict", "to_line"]
 
@@ -207,15 +208,20 @@ def _simplify(value: Any) -> Any:  # noqa: PLR0911  # one for each kind of value
 def _message(message: Message) -> dict[str, Any]:
     kind: Any = type(message)
     label, names = _shape(kind)
+    own = id_of(message)
+    _, correlation, causation, traceparent = origin_of(message)
     data = {
         label: "",
+        kind._id_field: own,
         "timestamp": message.timestamp,
-        "correlation_id": message.correlation_id,
-        "causation_id": message.causation_id,
+        "metadata": message._metadata or {},
+        "correlation_id": own if correlation is None else write(correlation),
+        "causation_id": None if causation is None else write(causation),
         **message.__dict__,
     }
+    if traceparent is not None:
+        data["traceparent"] = traceparent
     data[label] = kind.__name__
-    data.pop("_correlation_id", None)
     return _public(message, data, names)
 
 

@@ -1,0 +1,208 @@
+"""Commands: the one handler, its boundary, and what is said of each."""
+
+from __future__ import annotations
+
+import asyncio
+import traceback
+from abc import abstractmethod
+from time import perf_counter, time_ns
+from types import CoroutineType
+from typing import Any, TypeVar
+
+from llmgine.bus.causality import Holds, current, stamp
+from llmgine.bus.gate import Gate
+from llmgine.bus.histogram import BATCH, Histogram
+from llmgine.bus.interfaces import CommandHandler
+from llmgine.bus.metrics import Counter, MetricsCollector
+from llmgine.bus.pending import PendingEvents
+from llmgine.bus.pipeline import call
+from llmgine.bus.registration import Registration
+from llmgine.bus.stream import EventStream
+from llmgine.bus.tracing import CommandSpan, begin_span
+from llmgine.errors import CommandTimeoutError, HandlerNotFoundError
+from llmgine.messages import Command, CommandResult, Event
+from llmgine.messages.events import CommandErrorEvent, CommandResultEvent, CommandStartedEvent
+from llmgine.messages.ids import BUS, Id
+from llmgine.messages.message import origin_of
+
+__all__ = ["CommandExecution"]
+
+R = TypeVar("R")
+
+
+class CommandExecution(Registration):
+    """The part of a bus that executes commands."""
+
+    _gate: Gate
+    _pending: PendingEvents
+    _metrics: MetricsCollector
+    _sent: Counter
+    _succeeded: Counter
+    _failed: Counter
+    _durations: Histogram
+    _tracing: bool
+    """Whether every command has a span, also while no handler is registered for spans."""
+
+    # The path of every command, written out: a call costs a tenth of it.
+    async def execute(  # noqa: PLR0912, PLR0915
+        self, command: Command[R], *, timeout: float | None = None
+    ) -> CommandResult[R]:
+        """Run a command's handler in the caller's task and return what came of it, also what it raised.
+
+        Args:
+            command: answered by its session's handler, or else by the bus's.
+            timeout: seconds; commands that the handler executes in turn get what is left of them.
+
+        Raises:
+            ConfigurationError: this is no command, or its class is broken.
+        """
+        registry = self._registry
+        try:
+            handler = registry.command_chain(type(command), command.session_id or BUS)
+        except AttributeError:  # a command has a session
+            registry.check_type(type(command), Command)
+            raise
+        outer = current.get()
+        held: Holds = ()
+        deadline = None
+        if outer is not None:
+            stamp(command, outer)
+            _, _, held, deadline, _ = outer
+        if timeout is not None:
+            own_deadline = asyncio.get_running_loop().time() + timeout
+            deadline = own_deadline if deadline is None else min(own_deadline, deadline)
+        self._sent.unlocked += 1
+        listened = registry.listeners or self._gate.observers
+        span = self._announce_start(command) if listened else None
+        identity = command._identity
+        if type(identity) is int:
+            own: Id = (command._timestamp, identity)
+            correlation: Id | None = own
+            traceparent: str | None = None
+        else:
+            own, correlation, _, traceparent = origin_of(command)
+        token = current.set((correlation or own, own, held, deadline, traceparent))
+        result: CommandResult[R] | None = None
+        begun = 0.0
+        try:
+            if handler is None:
+                msg = f"No handler registered for command {type(command).__name__}"
+                result = _failed(msg, command, HandlerNotFoundError(msg))
+            elif deadline is None and not self._command_middleware:
+                if self._metrics.timing:
+                    begun = perf_counter()
+                outcome = handler(command)
+                if type(outcome) is CoroutineType or hasattr(type(outcome), "__await__"):
+                    outcome = await outcome
+                if isinstance(outcome, CommandResult):
+                    result = CommandResult.of(outcome, command)
+                else:  # the same, without the call
+                    result = CommandResult.__new__(CommandResult)
+                    result._timestamp = time_ns()
+                    result._identity = own
+                    result.session_id = command.session_id
+                    result.success = True
+                    result.result = outcome
+            else:
+                result = await self._execute_in_layers(command, handler, deadline, timeout)
+        except Exception as error:  # noqa: BLE001  # the boundary: whatever a handler raises becomes its result
+            result = _raised(error, command)
+        finally:
+            try:
+                current.reset(token)
+            except ValueError:  # the generator that waits here is closed from outside
+                current.set(outer)
+            pending = self._pending.take(own) if self._pending else ()
+            if result is None:
+                result = _failed(f"CancelledError: {type(command).__name__} was cancelled", command)
+            if result.success:
+                self._succeeded.unlocked += 1
+            else:
+                self._failed.unlocked += 1
+            if begun:
+                self._measure(begun)
+            if listened:
+                self._announce_end(command, result, span)
+        if pending and result.success:
+            await self._publish_pending(pending, wait=not held)
+        return result
+
+    def stream(self, command: Command[R]) -> EventStream[R]:
+        """Run a command and see the events that it causes as they happen.
+
+        `async for event in stream` yields what is published under the command's correlation id, save for what announces
+        commands; `await stream` gives the result. Leaving the loop early cancels the command.
+        """
+        return EventStream(command, self.execute, self._gate.listening)
+
+    @abstractmethod
+    def _announce(self, event: Event, cause: Command[Any] | Event) -> None:
+        """Publish an event of the bus's own, without waiting and without cost where nobody listens."""
+
+    @abstractmethod
+    async def _publish_pending(self, events: list[Event], *, wait: bool) -> None:
+        """Publish what a command's handler left pending."""
+
+    def _announce_start(self, command: Command[Any]) -> CommandSpan | None:
+        span = begin_span(command) if self._tracing or self._registry.trace_handlers else None
+        if span is not None:
+            self._announce(span.started(), command)
+        self._announce(CommandStartedEvent(command=command, session_id=command.session_id), command)
+        return span
+
+    def _announce_end(self, command: Command[Any], result: CommandResult[Any], span: CommandSpan | None) -> None:
+        kind = CommandResultEvent if result.success else CommandErrorEvent
+        self._announce(kind(command_result=result, session_id=command.session_id), command)
+        if span is not None:
+            self._announce(span.ended(result), command)
+
+    def _measure(self, begun: float) -> None:
+        pending = self._durations.pending
+        pending.append(perf_counter() - begun)
+        if len(pending) >= BATCH:
+            self._metrics.flush(self._durations)
+
+    async def _call_command_handler(self, command: Any, handler: CommandHandler) -> CommandResult[Any]:
+        begun = perf_counter()
+        succeeded = False
+        try:
+            result = CommandResult.of(await call(command, handler), command)
+            succeeded = result.success
+        finally:
+            self._measure(begun)
+            if self._pending and not succeeded:
+                self._pending.take(origin_of(command)[0])
+        return result
+
+    async def _execute_in_layers(
+        self, command: Command[R], handler: CommandHandler, deadline: float | None, timeout: float | None
+    ) -> CommandResult[R]:
+        """Run a handler inside its middleware, if there is any, and within its deadline, if it has one."""
+        limit = asyncio.timeout_at(deadline)
+        try:
+            async with limit:
+                if self._command_middleware:
+                    return CommandResult.of(await handler(command), command)
+                return await self._call_command_handler(command, handler)
+        except TimeoutError as error:
+            if not limit.expired():
+                raise
+            given = "the time its caller had left" if timeout is None else f"{timeout:g} s"
+            msg = f"{type(command).__name__} did not finish within {given}"
+            raise CommandTimeoutError(msg, timeout=timeout or 0.0) from error
+
+
+def _failed(
+    error: str, command: Command[Any], exception: Exception | None = None, **metadata: str
+) -> CommandResult[Any]:
+    result: CommandResult[Any] = CommandResult(success=False, error=error, metadata=metadata)
+    if exception is not None:
+        result._exception = exception
+    return CommandResult.of(result, command)
+
+
+def _raised(error: Exception, command: Command[Any]) -> CommandResult[Any]:
+    trace = "".join(traceback.format_exception(error))
+    if error.__traceback__ is not None:
+        error.__traceback__ = error.__traceback__.tb_next  # whose frame holds the result that holds the error
+    return _failed(f"{type(error).__name__}: {error}", command, error, traceback=trace)

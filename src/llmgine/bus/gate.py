@@ -1,0 +1,84 @@
+"""What every event passes before it is delivered: streams and observers, who see it; filters, who may turn it away."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+
+from llmgine.bus.interfaces import EventFilter, Observer
+from llmgine.bus.tracing import TraceEvent
+from llmgine.messages import Event, SessionID
+from llmgine.messages.events import CommandResultEvent, CommandStartedEvent
+
+__all__ = ["Gate"]
+
+_log = logging.getLogger("llmgine.bus")
+
+
+class Gate:
+    """Decides which events are delivered, and shows them all."""
+
+    def __init__(self) -> None:
+        self.observers: list[Observer] = []
+        self.turned_away: Counter[str] = Counter()
+        """How many events, by the class of the filter."""
+        self.open = True
+        """Whether nobody looks on and nobody decides, so that nothing need be asked."""
+        self._filters: list[EventFilter] = []
+        self._streams: dict[str, list[Callable[[Event], None]]] = {}
+
+    def add_observer(self, observer: Observer) -> None:
+        """Show every event to `observer` from now on."""
+        self.observers.append(observer)
+        self.open = False
+
+    def add_filter(self, event_filter: EventFilter) -> None:
+        """Ask `event_filter` about every event from now on."""
+        self._filters.append(event_filter)
+        self.open = False
+
+    def clear_filters(self) -> None:
+        """Ask nobody any more."""
+        self._filters.clear()
+        self.turned_away.clear()
+        self._look()
+
+    @contextmanager
+    def listening(self, correlation_id: str, put: Callable[[Event], None]) -> Generator[None]:
+        """Show the events of one chain to `put`, save for what announces commands."""
+        listeners = self._streams.setdefault(correlation_id, [])
+        listeners.append(put)
+        self.open = False
+        try:
+            yield
+        finally:
+            listeners.remove(put)
+            if not listeners:
+                del self._streams[correlation_id]
+            self._look()
+
+    def admit(self, event: Event, session: SessionID) -> bool:
+        """Show an event to whoever looks on, and return whether it may be delivered."""
+        if self._streams and not isinstance(event, CommandStartedEvent | CommandResultEvent | TraceEvent):
+            for put in self._streams.get(event.correlation_id, ()):
+                put(event)
+        for observer in self.observers:
+            try:
+                observer(event)
+            except Exception:  # noqa: BLE001  # an observer must not disturb what it observes
+                _log.exception("An observer failed on %s", type(event).__name__)
+        for event_filter in self._filters:
+            try:
+                passes = event_filter.should_handle(event, session)
+            except Exception:  # noqa: BLE001  # a broken filter must not lose events
+                _log.exception("%s failed on %s, which passes", type(event_filter).__name__, type(event).__name__)
+                continue
+            if not passes:
+                self.turned_away[type(event_filter).__name__] += 1
+                return False
+        return True
+
+    def _look(self) -> None:
+        self.open = not (self.observers or self._filters or self._streams)
