@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import assert_type
+from typing import Any, assert_type
 
 from llmgine import Command, CommandResult, Event, MessageBus
 from llmgine.bus import BusSession, EventStream, StopReport
+from llmgine.messages.bus import message_bus
+from llmgine.messages.commands import CreateResourceCommand
+from llmgine.messages.events import ResourceCreatedEvent
+from llmgine.messages.handlers import ResourceStore, register_handlers
 
 
 @dataclass
@@ -51,3 +55,17 @@ async def check(bus: MessageBus, session: BusSession) -> None:
 
     Add()  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]  # a required field is missing
     bus.register_command_handler(Added, add)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # no command
+
+
+async def check_synchronous() -> None:
+    assert_type(message_bus.dispatch(Add(left=1)), int)
+    assert_type(await message_bus.dispatch_async(Add(left=1)), int)
+    assert_type(message_bus.dispatch(CreateResourceCommand("note", {"text": "hello"})), str)
+    assert_type(register_handlers(), ResourceStore)
+
+    def on_created(event: ResourceCreatedEvent) -> None:
+        assert_type(event.resource_data["text"], Any)
+
+    message_bus.subscribe_event("resource.created", on_created)
+    message_bus.subscribe_event(ResourceCreatedEvent, on_created)
+    message_bus.subscribe_event(1, on_created)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # neither

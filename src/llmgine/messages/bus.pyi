@@ -1,0 +1,5 @@
+from llmgine.bus.sync import SynchronousBus
+
+__all__ = ["message_bus"]
+
+message_bus: SynchronousBus
