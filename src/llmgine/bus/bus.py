@@ -294,8 +294,8 @@ class MessageBus(CommandExecution):
             ConfigurationError: this is no event, or its class is broken.
             Exception: what a handler raised, while errors are unsuppressed and processing is awaited.
         """
-        if type(event) not in self._registry.known:
-            self._registry.check_type(type(event), Event)
+        if type(event) not in self._registry.known_events:
+            self._registry.check_event_type(type(event))
         chain = current.get()
         if chain is not None:
             stamp(event, chain)
@@ -332,7 +332,7 @@ class MessageBus(CommandExecution):
             BusError: no handler is running.
             BusNotRunningError: the bus has been stopped.
         """
-        self._registry.check_type(type(event), Event)
+        self._registry.check_event_type(type(event))
         if self._lanes is None and self._buffer is None:
             self._keep(event)
         self._pending.add(event)

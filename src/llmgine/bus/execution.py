@@ -60,7 +60,7 @@ class CommandExecution(Registration):
         try:
             handler = registry.command_chain(type(command), command.session_id or BUS)
         except AttributeError:  # a command has a session
-            registry.check_type(type(command), Command)
+            registry.check_command_type(type(command))
             raise
         outer = current.get()
         held: Holds = ()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import groupby
 from threading import Lock
 from typing import Any, TypeAlias
@@ -62,8 +63,9 @@ class HandlerRegistry:
         self._bus_scope = _Scope()
         self._scopes: dict[SessionID, _Scope] = {BUS: self._bus_scope}
         self._version = 0
-        self.known: set[type] = set()
-        """Message classes that have been checked."""
+        self.known_events: set[type] = set()
+        """Event classes that have been checked."""
+        self._known_commands: set[type] = set()
         self.listeners = 0
         """How many handlers hear that commands start or end, or their spans; without any, nothing need be announced."""
         self.trace_handlers = 0
@@ -94,8 +96,7 @@ class HandlerRegistry:
             ConfigurationError: the type is no command class, or the handler cannot be called with its commands.
             HandlerAlreadyRegisteredError: the type has a handler in this scope.
         """
-        if command_type not in self.known:
-            self.check_type(command_type, Command)
+        self.check_command_type(command_type)
         check_handler(handler, command_type)
         with self._lock:
             scope = self._scope(session_id)
@@ -123,8 +124,7 @@ class HandlerRegistry:
             check_pattern(event_type)
             check_handler(handler, Event, named=True)
         else:
-            if event_type not in self.known:
-                self.check_type(event_type, Event)
+            self.check_event_type(event_type)
             check_handler(handler, event_type)
         with self._lock:
             scope = self._scope(session_id)
@@ -161,14 +161,25 @@ class HandlerRegistry:
                 for event_type, entries in scope.events.items():
                     self._count(event_type, -len(entries))
 
-    def check_type(self, message_type: Any, base: type[Command[Any] | Event]) -> None:
-        """Refuse a class that is not one of `base`, or that is broken; remember one that is neither.
+    def check_command_type(self, command_type: Any) -> None:
+        """Refuse what is no command class, or a broken one; remember what is right.
 
         Raises:
             ConfigurationError: what is wrong with it.
         """
-        check_message_type(message_type, base)
-        self.known.add(message_type)
+        if not isinstance(command_type, type) or command_type not in self._known_commands:
+            check_message_type(command_type, Command)
+            self._known_commands.add(command_type)
+
+    def check_event_type(self, event_type: Any) -> None:
+        """Refuse what is no event class, or a broken one; remember what is right.
+
+        Raises:
+            ConfigurationError: what is wrong with it.
+        """
+        if not isinstance(event_type, type) or event_type not in self.known_events:
+            check_message_type(event_type, Event)
+            self.known_events.add(event_type)
 
     def recompose(self) -> None:
         """Wrap handlers anew from now on, because the middleware has changed."""
@@ -187,7 +198,7 @@ class HandlerRegistry:
         try:
             return chains[command_type]
         except KeyError:
-            self.check_type(command_type, Command)
+            self.check_command_type(command_type)
             handler = self.get_command_handler(command_type, session_id)
             chain = chains[command_type] = None if handler is None else self._wrap_command(handler)
             return chain
@@ -266,13 +277,20 @@ class HandlerRegistry:
 
     def _count(self, event_type: EventKey, change: int) -> None:
         self.count += change
-        of_traces = event_type == TraceEvent.event_name or _is_trace(event_type)
-        self.trace_handlers += change * of_traces
-        self.listeners += change * (of_traces or any(hears(event_type, kind) for kind in _LIFECYCLE))
+        key: Any = event_type  # mypy takes a class of unhashable events for unhashable
+        hears_traces, hears_lifecycle = _hears_what_announces(key)
+        if hears_lifecycle:
+            self.listeners += change
+        if hears_traces:
+            self.trace_handlers += change
 
 
-_LIFECYCLE = (CommandStartedEvent, CommandResultEvent, CommandErrorEvent)
-
-
-def _is_trace(event_type: EventKey) -> bool:
-    return isinstance(event_type, type) and issubclass(event_type, TraceEvent)
+@lru_cache(maxsize=1024)
+def _hears_what_announces(event_type: EventKey) -> tuple[bool, bool]:
+    """Return whether a handler asks for spans, and whether it hears spans or that commands start or end."""
+    if isinstance(event_type, str):
+        hears_traces = event_type == TraceEvent.event_name
+    else:
+        hears_traces = issubclass(event_type, TraceEvent)
+    announced = (CommandStartedEvent, CommandResultEvent, CommandErrorEvent)
+    return hears_traces, hears_traces or any(hears(event_type, kind) for kind in announced)
