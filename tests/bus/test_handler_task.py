@@ -11,12 +11,20 @@ from typing import Any
 
 import pytest
 
+from llmgine.bus import handler_task
 from llmgine.bus.handler_task import Failure, Handlers, HandlerTask
 from llmgine.bus.metrics import MetricsCollector
 from llmgine.bus.pending import PendingEvents
 from llmgine.messages import Event
 
 Handler = Callable[[Event], Awaitable[None]]
+
+
+@pytest.fixture(autouse=True, params=["a dict", *["functions"] * hasattr(asyncio.tasks, "_swap_current_task")])
+def kept_in(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where Python keeps the current task: in a dict up to 3.13, and behind functions from 3.12 on."""
+    if request.param == "functions":
+        monkeypatch.setattr(handler_task, "_current_tasks", handler_task._CurrentTasks())
 
 
 def handlers() -> Handlers:

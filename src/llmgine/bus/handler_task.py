@@ -26,18 +26,21 @@ __all__ = ["Failure", "HandlerTask", "Handlers"]
 
 Failure: TypeAlias = BaseException | None
 
-if sys.version_info >= (3, 12):
-    from asyncio.tasks import _swap_current_task as _swap
-else:
-    _current_tasks: dict[asyncio.AbstractEventLoop, asyncio.Task[Any]] = vars(asyncio.tasks)["_current_tasks"]
 
-    def _swap(loop: asyncio.AbstractEventLoop, task: asyncio.Task[Any] | None) -> asyncio.Task[Any] | None:
-        outer = _current_tasks.get(loop)
-        if task is None:
-            del _current_tasks[loop]
-        else:
-            _current_tasks[loop] = task
-        return outer
+class _CurrentTasks:
+    """The current task of each loop, for versions of Python that do not keep them in a dict: 3.14 and later."""
+
+    def get(self, loop: asyncio.AbstractEventLoop) -> asyncio.Task[Any] | None:
+        return asyncio.current_task(loop)
+
+    def __setitem__(self, loop: asyncio.AbstractEventLoop, task: asyncio.Task[Any] | None) -> None:
+        vars(asyncio.tasks)["_swap_current_task"](loop, task)
+
+    def __delitem__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self[loop] = None
+
+
+_current_tasks: Any = _CurrentTasks() if sys.version_info >= (3, 14) else vars(asyncio.tasks)["_current_tasks"]
 
 
 class _Finished:
@@ -145,8 +148,8 @@ class Handlers:
         loop = self._loop
         drivers = self._drivers
         outcomes: list[Failure | HandlerTask] | None = None
-        task = HandlerTask.__new__(HandlerTask)
-        outer = _swap(loop, task)
+        outer = _current_tasks.get(loop)
+        task = _current_tasks[loop] = HandlerTask.__new__(HandlerTask)
         try:
             driver = drivers.pop() if drivers else self._make_driver()
             for handler in group:
@@ -161,12 +164,14 @@ class Handlers:
                 if step is not _SUCCEEDED:
                     outcome = step.failure if type(step) is _Finished else task
                     outcomes = [outcome] if outcomes is None else [*outcomes, outcome]
-                task = HandlerTask.__new__(HandlerTask)
-                _swap(loop, task)
+                task = _current_tasks[loop] = HandlerTask.__new__(HandlerTask)
             if len(drivers) < _SPARE_DRIVERS:
                 drivers.append(driver)
         finally:
-            _swap(loop, outer)
+            if outer is None:
+                del _current_tasks[loop]
+            else:
+                _current_tasks[loop] = outer
         return outcomes
 
     def _make_driver(self) -> Generator[Any, Any, None]:
