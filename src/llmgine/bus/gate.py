@@ -26,7 +26,7 @@ class Gate:
         """How many events, by the class of the filter."""
         self.open = True
         """Whether nobody looks on and nobody decides, so that nothing need be asked."""
-        self._filters: list[EventFilter] = []
+        self.filters: list[EventFilter] = []
         self._streams: dict[str, list[Callable[[Event], None]]] = {}
 
     def add_observer(self, observer: Observer) -> None:
@@ -36,12 +36,12 @@ class Gate:
 
     def add_filter(self, event_filter: EventFilter) -> None:
         """Ask `event_filter` about every event from now on."""
-        self._filters.append(event_filter)
+        self.filters.append(event_filter)
         self.open = False
 
     def clear_filters(self) -> None:
         """Ask nobody any more."""
-        self._filters.clear()
+        self.filters.clear()
         self.turned_away.clear()
         self._look()
 
@@ -69,7 +69,7 @@ class Gate:
                 observer(event)
             except Exception:  # noqa: BLE001  # an observer must not disturb what it observes
                 _log.exception("An observer failed on %s", type(event).__name__)
-        for event_filter in self._filters:
+        for event_filter in self.filters:
             try:
                 passes = event_filter.should_handle(event, session)
             except Exception:  # noqa: BLE001  # a broken filter must not lose events
@@ -81,4 +81,4 @@ class Gate:
         return True
 
     def _look(self) -> None:
-        self.open = not (self.observers or self._filters or self._streams)
+        self.open = not (self.observers or self.filters or self._streams)
