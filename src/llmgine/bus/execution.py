@@ -58,7 +58,12 @@ class CommandExecution(Registration):
         """
         registry = self._registry
         try:
-            handler = registry.command_chain(type(command), command.session_id or BUS)
+            scope = registry.scopes.get(command.session_id, registry.bus_scope)
+            chains = scope.command_chains
+            if scope.version == registry.version and type(command) in chains:
+                handler = chains[type(command)]
+            else:
+                handler = registry.command_chain(type(command), command.session_id or BUS)
         except AttributeError:  # a command has a session
             registry.check_command_type(type(command))
             raise
@@ -94,7 +99,7 @@ class CommandExecution(Registration):
                 outcome = handler(command)
                 if type(outcome) is CoroutineType or hasattr(type(outcome), "__await__"):
                     outcome = await outcome
-                if isinstance(outcome, CommandResult):
+                if outcome is not None and isinstance(outcome, CommandResult):
                     result = CommandResult.of(outcome, command)
                 else:  # the same, without the call
                     result = CommandResult.__new__(CommandResult)

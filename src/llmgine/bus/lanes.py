@@ -103,7 +103,13 @@ class Lanes:
         lane = self._lanes.get(session)
         if lane is not None:
             return self._begin_behind(lane, session, event, chain)
-        plan = self._registry.event_plan(type(event), session)
+        registry = self._registry
+        scope = registry.scopes.get(session, registry.bus_scope)
+        plans = scope.event_plans
+        if scope.version == registry.version and type(event) in plans:
+            plan = plans[type(event)]
+        else:
+            plan = registry.event_plan(type(event), session)
         if not plan:
             return None
         lane = self._lanes[session] = self._spare.pop() if self._spare else _Lane()

@@ -34,7 +34,7 @@ class EventHandlerEntry:
     handler: EventHandler = field(compare=False)
 
 
-class _Scope:
+class Scope:
     """The handlers of one session, or of the bus, with what has been worked out from them."""
 
     __slots__ = ("command_chains", "commands", "event_plans", "events", "version")
@@ -45,9 +45,9 @@ class _Scope:
         self.forget(-1)
 
     def forget(self, version: int) -> None:
-        self.version = version
         self.command_chains: dict[type, CommandHandler | None] = {}
         self.event_plans: dict[type, EventPlan] = {}
+        self.version = version  # last, for a reader in another thread
 
 
 def _unchanged(handler: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -60,9 +60,11 @@ class HandlerRegistry:
     def __init__(self) -> None:
         self._wrap_command: Callable[[CommandHandler], CommandHandler] = _unchanged
         self._wrap_event: Callable[[EventHandler], EventHandler] = _unchanged
-        self._bus_scope = _Scope()
-        self._scopes: dict[SessionID, _Scope] = {BUS: self._bus_scope}
-        self._version = 0
+        # What execution and lanes read themselves, because the call of a method costs as much as the look-up.
+        self.bus_scope = Scope()
+        self.scopes: dict[SessionID, Scope] = {BUS: self.bus_scope}
+        self.version = 0
+        """What a scope's chains and plans must have been worked out for, if they are to be used."""
         self.known_events: set[type] = set()
         """Event classes that have been checked."""
         self._known_commands: set[type] = set()
@@ -137,7 +139,7 @@ class HandlerRegistry:
     ) -> bool:
         """Undo one registration of `handler`, the first. Return False if there is none."""
         with self._lock:
-            scope = self._scopes.get(session_id)
+            scope = self.scopes.get(session_id)
             entries = scope.events.get(event_type, []) if scope is not None else []
             index = next((i for i, entry in enumerate(entries) if entry.handler == handler), None)
             if scope is None or index is None:
@@ -154,9 +156,9 @@ class HandlerRegistry:
 
     def unregister_session(self, session_id: SessionID) -> None:
         """Forget the handlers of a session. The bus's own stay."""
-        if session_id != BUS and session_id in self._scopes:
+        if session_id != BUS and session_id in self.scopes:
             with self._lock:
-                scope = self._scopes.pop(session_id, _Scope())
+                scope = self.scopes.pop(session_id, Scope())
                 self.count -= len(scope.commands)
                 for event_type, entries in scope.events.items():
                     self._count(event_type, -len(entries))
@@ -183,7 +185,7 @@ class HandlerRegistry:
 
     def recompose(self) -> None:
         """Wrap handlers anew from now on, because the middleware has changed."""
-        self._version += 1
+        self.version += 1
 
     def command_chain(self, command_type: type, session_id: SessionID) -> CommandHandler | None:
         """Return the wrapped handler of a command: the session's before the bus's, the nearest class first.
@@ -191,9 +193,9 @@ class HandlerRegistry:
         Raises:
             ConfigurationError: the type is no command class.
         """
-        scope = self._scopes.get(session_id, self._bus_scope)
-        if scope.version != self._version:
-            scope.forget(self._version)
+        scope = self.scopes.get(session_id, self.bus_scope)
+        if scope.version != self.version:
+            scope.forget(self.version)
         chains = scope.command_chains  # another thread may replace it meanwhile, and then what is found here is old
         try:
             return chains[command_type]
@@ -205,9 +207,9 @@ class HandlerRegistry:
 
     def event_plan(self, event_type: type[Event], session_id: SessionID) -> EventPlan:
         """Return the wrapped handlers of an event, in groups by ascending priority."""
-        scope = self._scopes.get(session_id, self._bus_scope)
-        if scope.version != self._version:
-            scope.forget(self._version)
+        scope = self.scopes.get(session_id, self.bus_scope)
+        if scope.version != self.version:
+            scope.forget(self.version)
         plans = scope.event_plans
         try:
             return plans[event_type]
@@ -243,37 +245,47 @@ class HandlerRegistry:
                 found += scope.events.get(key, ())
         return sorted(found)
 
+    def registered(
+        self,
+    ) -> dict[SessionID, tuple[dict[type, CommandHandler], dict[EventKey, list[EventHandlerEntry]]]]:
+        """Return what each scope has for commands and for events, the bus's first: copies, of this moment."""
+        with self._lock:
+            return {
+                session_id: (dict(scope.commands), {key: list(entries) for key, entries in scope.events.items()})
+                for session_id, scope in self.scopes.items()
+            }
+
     def get_all_sessions(self) -> set[SessionID]:
         """Return every scope that has handlers, and the bus's."""
-        return set(self._scopes)
+        return set(self.scopes)
 
     def get_handler_stats(self) -> dict[str, int]:
         """Count sessions (the bus's scope is one) and handlers."""
-        scopes = self._scopes.values()
+        scopes = self.scopes.values()
         return {
-            "total_sessions": len(self._scopes),
+            "total_sessions": len(self.scopes),
             "total_command_handlers": sum(len(scope.commands) for scope in scopes),
             "total_event_handlers": sum(len(entries) for scope in scopes for entries in scope.events.values()),
-            "bus_command_handlers": len(self._bus_scope.commands),
-            "bus_event_handlers": sum(len(entries) for entries in self._bus_scope.events.values()),
+            "bus_command_handlers": len(self.bus_scope.commands),
+            "bus_event_handlers": sum(len(entries) for entries in self.bus_scope.events.values()),
         }
 
-    def _scope(self, session_id: SessionID) -> _Scope:
-        scope = self._scopes.get(session_id)
+    def _scope(self, session_id: SessionID) -> Scope:
+        scope = self.scopes.get(session_id)
         if scope is None:
-            scope = self._scopes[session_id] = _Scope()
+            scope = self.scopes[session_id] = Scope()
         return scope
 
-    def _visible(self, session_id: SessionID) -> Iterator[_Scope]:
-        if session_id != BUS and session_id in self._scopes:
-            yield self._scopes[session_id]
-        yield self._bus_scope
+    def _visible(self, session_id: SessionID) -> Iterator[Scope]:
+        if session_id != BUS and session_id in self.scopes:
+            yield self.scopes[session_id]
+        yield self.bus_scope
 
-    def _changed(self, scope: _Scope) -> None:
-        if scope is self._bus_scope:
-            self._version += 1
+    def _changed(self, scope: Scope) -> None:
+        if scope is self.bus_scope:
+            self.version += 1
         else:
-            scope.forget(self._version)
+            scope.forget(self.version)
 
     def _count(self, event_type: EventKey, change: int) -> None:
         self.count += change
