@@ -14,7 +14,7 @@ import types
 from collections.abc import Callable, Generator, Sequence
 from contextvars import Context, copy_context
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
+from typing import Any, Final, TypeAlias, cast
 
 from llmgine.bus.histogram import BATCH
 from llmgine.bus.interfaces import EventHandler
@@ -62,18 +62,18 @@ class HandlerTask(asyncio.Task[Failure]):
 
     __slots__ = ("_driver", "_own_context", "_step")
 
-    _own_context: Context
+    _own_context: Context | None
+    """None once it is set up."""
     _driver: Generator[Any, Any, None]
     _step: Any
     """What the driver yielded last."""
-    if TYPE_CHECKING:
-        _loop: Any  # None until it is set up
 
     def set_up(self) -> None:
         """Become a real task, if this is none yet."""
-        if self._loop is None:
+        if self._own_context is not None:
             cancellations = self.cancelling()
             super().__init__(self._go_on(), loop=asyncio.get_running_loop(), context=self._own_context)
+            self._own_context = None
             for _ in range(cancellations):
                 self.cancel()
 
@@ -155,7 +155,7 @@ class Handlers:
             for handler in group:
                 task._own_context = context = copy_context()
                 step = context.run(driver.send, (handler, event))
-                if step is _SUCCEEDED and task._loop is None:
+                if step is _SUCCEEDED and task._own_context is context:
                     continue
                 task._driver, task._step = driver, step
                 if type(step) is not _Finished:
