@@ -28,7 +28,8 @@ def main() -> None:
     if row.name in contestant.cannot:
         print(json.dumps({"cannot": contestant.cannot[row.name]}))
     else:
-        asyncio.run(measure(row, contestant, QUICK if arguments.quick else Size()))
+        with asyncio.Runner(loop_factory=import_module(contestant.loop).new_event_loop) as runner:
+            runner.run(measure(row, contestant, QUICK if arguments.quick else Size()))
 
 
 if __name__ == "__main__":

@@ -16,4 +16,7 @@ PEERS = (
     "abxbus",
 )
 
-CONTESTANTS = (LIMIT, LLMGINE, *PEERS)
+VARIANTS = ("llmgine-metrics", "llmgine-uvloop")
+"""LLMgine in other circumstances."""
+
+CONTESTANTS = (LIMIT, LLMGINE, *VARIANTS, *PEERS)

@@ -16,6 +16,9 @@ class Contestant(Protocol):
     cannot: ClassVar[Mapping[str, str]] = {}
     """The name of each row, or figure of a row, that is left out, and why."""
 
+    loop: ClassVar[str] = "asyncio"
+    """Whose event loop it runs on."""
+
     async def start(self, *, handlers: int = 1, suspend: bool = False) -> None:
         """Register one command handler, which lets other tasks run once if `suspend`, and `handlers` event handlers."""
         raise NotImplementedError
