@@ -143,6 +143,26 @@ def test_an_exception_that_ends_the_program_says_what_is_lost() -> None:
     assert callable(bus_exception_hook)
 
 
+async def test_setting_a_manager_replaces_the_one_before() -> None:
+    class Manager:
+        def __init__(self) -> None:
+            self.seen: list[Event] = []
+
+        def observe_event(self, event: Event) -> None:
+            self.seen.append(event)
+
+    first, second = Manager(), Manager()
+    bus = MessageBus.isolated(observability=first)
+    await bus.start()
+    await bus.publish(Event())
+    bus.set_observability_manager(second)
+    bus.set_observability_manager(second)
+    await bus.publish(Event())
+    await bus.stop()
+
+    assert (len(first.seen), len(second.seen)) == (1, 1)
+
+
 async def test_reset_leaves_a_bus_as_it_was_made(tmp_path: Path) -> None:
     from llmgine.bus.filters import EventTypeFilter
 

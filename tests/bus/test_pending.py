@@ -240,6 +240,19 @@ async def test_a_stopped_bus_takes_none() -> None:
     assert isinstance(result.exception, BusNotRunningError)
 
 
+async def test_what_a_handler_left_when_the_bus_was_stopped_is_reported(caplog: pytest.LogCaptureFixture) -> None:
+    bus = MessageBus.isolated()
+    await bus.start()
+
+    async def handle(_: Do) -> None:
+        bus.add_pending_event(Done())
+        await asyncio.create_task(bus.stop())
+
+    bus.register_command_handler(Do, handle)
+    assert (await bus.execute(Do())).success
+    assert "stopped with 1 pending events whose handlers had not succeeded" in caplog.text
+
+
 async def test_what_is_added_too_late_is_reported(caplog: pytest.LogCaptureFixture) -> None:
     bus = MessageBus.isolated()
     await bus.start()
@@ -259,4 +272,4 @@ async def test_what_is_added_too_late_is_reported(caplog: pytest.LogCaptureFixtu
     await late[0]
     await bus.stop()
 
-    assert "1 pending events were added after their handler had ended" in caplog.text
+    assert "stopped with 1 pending events whose handlers had not succeeded" in caplog.text

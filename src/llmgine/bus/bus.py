@@ -129,6 +129,7 @@ class MessageBus(CommandExecution):
             raise ConfigurationError(msg)
         self._metrics = APPLICATION if MessageBus._application is self else MetricsCollector()
         self._gate = Gate()
+        self._observability: Observer | None = None
         self._tracing = False
         self._active_sessions = 0
         self._set_up(options)
@@ -139,7 +140,7 @@ class MessageBus(CommandExecution):
         if any(value is not None and value is not False for value in shown.values()):
             from llmgine.observability.setup import from_options  # above this layer: loaded for those who ask for it
 
-            self.set_observability_manager(from_options(**shown))
+            self.add_observer(from_options(**shown).observe_event)
             logs = shown["log_dir"] is not None or shown["log_filename"] is not None
             self._tracing = logs or bool(shown["enable_console_traces"])
         self._options = options
@@ -225,9 +226,9 @@ class MessageBus(CommandExecution):
             _log.warning("The bus stopped with %d events not handled to their end", abandoned)
         self._lanes, self._buffer = None, None
         if self._pending:
-            late = sum(len(events) for events in self._pending.values())
+            left = sum(len(events) for events in self._pending.values())
             self._pending.clear()
-            _log.warning("%d pending events were added after their handler had ended, and were not published", late)
+            _log.warning("The bus stopped with %d pending events whose handlers had not succeeded by then", left)
         return StopReport(delivered=delivered, abandoned=abandoned)
 
     async def reset(self) -> None:
@@ -269,8 +270,11 @@ class MessageBus(CommandExecution):
         self._gate.add_observer(observer)
 
     def set_observability_manager(self, observability: SupportsObserveEvent) -> None:
-        """Show every event to `observability.observe_event`."""
-        self.add_observer(observability.observe_event)
+        """Show every event to `observability.observe_event`, and no more to the manager that was set before."""
+        if self._observability is not None:
+            self._gate.remove_observer(self._observability)
+        self._observability = observability.observe_event
+        self.add_observer(self._observability)
 
     def create_session(self, session_id: str | None = None) -> BusSession:
         """Return a session that has not begun; without an id it gets a new one."""
@@ -300,9 +304,9 @@ class MessageBus(CommandExecution):
         if chain is not None:
             stamp(event, chain)
         lanes = self._lanes
-        self._published.unlocked += 1
         if lanes is None or (self._stopping and chain is None):
             self._keep(event)
+            self._published.unlocked += 1
             return
         if get_ident() != self._thread:
             msg = (
@@ -310,6 +314,7 @@ class MessageBus(CommandExecution):
                 "or from synchronous code by llmgine.messages.bus.message_bus.publish."
             )
             raise BusNotRunningError(msg)
+        self._published.unlocked += 1
         session = event.session_id or BUS
         if not self._gate.open and not self._gate.admit(event, session):
             return
@@ -405,8 +410,7 @@ class MessageBus(CommandExecution):
         for event in events:
             lanes = self._lanes
             if lanes is None or not wait:
-                self._published.unlocked += 1
-                self._offer(event)
+                self._offer_pending(event)
                 continue
             self._published.unlocked += 1
             session = event.session_id or BUS
@@ -415,13 +419,19 @@ class MessageBus(CommandExecution):
                 if isinstance(outcome, asyncio.Future):
                     await lanes.outlast(outcome)
 
+    def _offer_pending(self, event: Event) -> None:
+        if self._lanes is None and self._buffer is None:
+            _log.warning("The bus was stopped before the handler had ended that left %s", type(event).__name__)
+            return
+        self._published.unlocked += 1
+        self._offer(event)
+
     def _handler_ended(self, event: Event, handler: EventHandler, error: Failure) -> None:
         """See to an event handler that failed, or that left events pending."""
         pending = self._pending.take_own() if self._pending else []
         if error is None:
             for each in pending:
-                self._published.unlocked += 1
-                self._offer(each)
+                self._offer_pending(each)
             return
         self._handlers_failed.unlocked += 1
         name = self._failures.note(event, handler, error)
@@ -466,7 +476,8 @@ class MessageBus(CommandExecution):
     def _refuse_contradictions(self, given: dict[str, Any]) -> None:
         made_with = self._options or {}
         for name, value in given.items():
-            if value not in {None, _DEFAULTS.get(name)} and made_with[name] is not value and made_with[name] != value:
+            silent = value is None or value == _DEFAULTS.get(name)
+            if not silent and made_with[name] is not value and made_with[name] != value:
                 msg = (
                     f"The application's bus exists already, made with {name}={made_with[name]!r}, not {value!r}. "
                     "Give options on the first call, or make another bus with MessageBus.isolated()."

@@ -34,6 +34,11 @@ class Gate:
         self.observers.append(observer)
         self.open = False
 
+    def remove_observer(self, observer: Observer) -> None:
+        """Show `observer` nothing more."""
+        self.observers.remove(observer)
+        self._look()
+
     def add_filter(self, event_filter: EventFilter) -> None:
         """Ask `event_filter` about every event from now on."""
         self.filters.append(event_filter)
