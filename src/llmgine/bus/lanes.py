@@ -65,12 +65,13 @@ class Lanes:
     @property
     def queued(self) -> int:
         """How many events wait in queues."""
-        return sum(len(lane.queue) for lane in self._lanes.values())
+        return sum(len(lane.queue) for lane in list(self._lanes.values()))  # another thread may ask
 
     @property
     def unfinished(self) -> int:
         """How many events wait or are being delivered."""
-        return sum(len(lane.queue) + bool(lane.delivery) for lane in self._lanes.values()) + len(self._nested)
+        lanes = list(self._lanes.values())
+        return sum(len(lane.queue) + bool(lane.delivery) for lane in lanes) + len(self._nested)
 
     def offer(self, session: SessionID, event: Event, chain: Chain | None) -> None:
         """Queue an event, offered from within `chain`; return at once."""
