@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from llmgine.bus import counters
 from llmgine.bus import metrics as module
 from llmgine.bus.metrics import (
     Counter,
@@ -157,7 +158,7 @@ def test_a_counter_only_goes_up_by_finite_numbers(value: float) -> None:
 def test_label_sets_beyond_the_bound_share_one_and_the_total_loses_nothing(added: list[tuple[int, int]]) -> None:
     counter = Counter("mine_total")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "_MAX_LABEL_SETS", 3)
+        patch.setattr(counters, "_MAX_LABEL_SETS", 3)
         for label, value in added:
             counter.inc(value, {"label": str(label)})
 
