@@ -213,3 +213,4 @@ async def test_what_is_no_command_cannot_be_executed(bus: MessageBus, wrong: Any
 )
 def test_a_handler_is_known_by_its_qualified_name(handler: Any, name: str) -> None:
     assert name_of(handler) == f"{__name__}.{name}"
+    assert name_of([].append) == "list.append"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 
+from llmgine.bus.handler_check import name_of
 from llmgine.bus.interfaces import EventHandler
 from llmgine.messages import Event
 
@@ -28,7 +29,7 @@ class Failures:
 
     def note(self, event: Event, handler: EventHandler, error: BaseException) -> str:
         """Take a failure in. Return the handler's name, with its module."""
-        name = f"{getattr(handler, '__module__', '?')}.{getattr(handler, '__qualname__', repr(handler))}"
+        name = name_of(handler)
         self.total += 1
         self.latest.append(error)
         self.limit(self._limit)

@@ -66,7 +66,8 @@ def name_of(handler: Any) -> str:
     while isinstance(handler, partial):
         handler = handler.func
     named = handler if hasattr(handler, "__qualname__") else type(handler)
-    return f"{getattr(named, '__module__', '?')}.{named.__qualname__}"
+    module = getattr(named, "__module__", None)
+    return f"{module}.{named.__qualname__}" if module else named.__qualname__
 
 
 def _check_call(handler: Any, message_type: type[Message]) -> None:

@@ -113,6 +113,47 @@ def chat(
     return partial(run_chat, options)
 
 
+@app.command()
+def describe(
+    bus: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODULE[:BUS]",
+            help="The module, or FILE.py, and what the bus is called in it: a MessageBus, or a function that returns "
+            "one; 'bus' if it is left out. Modules are looked for in the working folder first.",
+            show_default=False,
+        ),
+    ],
+    *,
+    json: Annotated[
+        bool,
+        typer.Option(
+            "--json",
+            help="Print one JSON object: sessions, command_middleware, event_middleware, filters, observers, commands, "
+            "events, patterns, unhandled_commands, unheard_events.",
+        ),
+    ] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Exit with 1 if a command has no handler in any scope.")
+    ] = False,
+) -> Callable[[], int]:
+    """Show who handles what on the bus of an application.
+
+    For each command and event: its handlers, in which session and in which order
+    they run, and the middleware around them. Then the command and event classes
+    that have been imported and that nobody handles.
+
+    The module is imported, so its code runs. Handlers that are registered later,
+    such as by sessions that begin while the application runs, are not seen.
+
+    Installed code is shown by its full name alone; --json has the file and the
+    line of everything.
+    """
+    from llmgine.cli.describe import run_describe
+
+    return partial(run_describe, bus, as_json=json, check=check)
+
+
 def run() -> int:
     """Do what the command line asks; return the exit code. Nothing is raised, and no more than a line said of it."""
     forward_log(verbose=debugging())
