@@ -61,7 +61,7 @@ def test_options_that_agree_are_taken_and_those_that_contradict_are_refused() ->
 
 
 def test_options_that_make_no_sense_make_no_bus() -> None:
-    with pytest.raises(ConfigurationError, match="batch_size must be at least 1"):
+    with pytest.raises(ConfigurationError, match="batch_size must be a whole number, at least 1"):
         MessageBus(batch_size=0)
     with pytest.raises(ConfigurationError, match="event_queue"):
         MessageBus(event_queue=object())  # type: ignore[arg-type]

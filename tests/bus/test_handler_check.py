@@ -214,3 +214,25 @@ async def test_what_is_no_command_cannot_be_executed(bus: MessageBus, wrong: Any
 def test_a_handler_is_known_by_its_qualified_name(handler: Any, name: str) -> None:
     assert name_of(handler) == f"{__name__}.{name}"
     assert name_of([].append) == "list.append"
+
+
+@pytest.mark.parametrize(
+    ("use", "says"),
+    [
+        (lambda bus: bus.register_event_handler(Paid, plain, "BUS", "high"), "priority must be a whole number.*'high'"),
+        (lambda bus: bus.add_observer(3), "An observer is a function"),
+        (lambda bus: bus.set_observability_manager(3), r"has a method observe_event\(event\); 3 has none"),
+        (lambda bus: bus.set_error_history_limit(-1), "how many errors to keep"),
+        (lambda bus: bus.set_error_history_limit("x"), "how many errors to keep"),
+        (lambda bus: bus.set_batch_processing("x", 1), "batch_size must be a whole number, at least 1"),
+        (lambda bus: MessageBus.isolated(registry=3), "registry is a HandlerRegistry; got 3"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_at_once(use: Callable[[MessageBus], Any], says: str) -> None:
+    with pytest.raises(ConfigurationError, match=says):
+        use(MessageBus.isolated())
+
+
+async def test_a_timeout_that_is_no_number_is_refused(bus: MessageBus) -> None:
+    with pytest.raises(ConfigurationError, match="timeout must be a number of seconds"):
+        await bus.execute(Pay(), timeout="soon")  # type: ignore[arg-type]

@@ -146,3 +146,19 @@ async def test_a_session_leaves_nothing_behind(bus: MessageBus) -> None:
     assert bus._registry.get_all_sessions() == {"BUS"}
     assert bus._lanes is not None
     assert bus._lanes._lanes == {}
+
+
+async def test_a_session_begins_once(bus: MessageBus) -> None:
+    async with bus.session("once") as session:
+        pass
+
+    with pytest.raises(SessionClosedError, match=r"Session once has ended, and a session begins once.*create_session"):
+        await session.start()
+
+
+async def test_open_sessions_are_counted(bus: MessageBus) -> None:
+    async with bus.session() as session:
+        await session.start()
+        assert bus.metrics.gauges["active_sessions"].value == 1
+    await session.end()
+    assert bus.metrics.gauges["active_sessions"].value == 0

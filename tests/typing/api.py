@@ -7,6 +7,8 @@ from typing import Any, assert_type
 
 from llmgine import Command, CommandResult, Event, MessageBus
 from llmgine.bus import BusSession, EventStream, StopReport
+from llmgine.bus.interfaces import IHandlerRegistry, IMessageBus
+from llmgine.bus.registry import HandlerRegistry
 from llmgine.messages.bus import message_bus
 from llmgine.messages.commands import CreateResourceCommand
 from llmgine.messages.events import ResourceCreatedEvent
@@ -55,6 +57,10 @@ async def check(bus: MessageBus, session: BusSession) -> None:
 
     Add()  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]  # a required field is missing
     bus.register_command_handler(Added, add)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # no command
+
+
+def check_protocols(bus: MessageBus, registry: HandlerRegistry) -> tuple[IMessageBus, IHandlerRegistry]:
+    return bus, registry
 
 
 async def check_synchronous() -> None:

@@ -21,6 +21,7 @@ from llmgine.bus.handler_task import Failure, Handlers
 from llmgine.bus.interfaces import EventFilter, EventHandler, Observer, SupportsObserveEvent
 from llmgine.bus.lanes import Lanes
 from llmgine.bus.metrics import APPLICATION, MetricsCollector
+from llmgine.bus.options import check_number
 from llmgine.bus.pending import PendingEvents
 from llmgine.bus.registry import HandlerRegistry
 from llmgine.bus.session import BusSession
@@ -126,6 +127,9 @@ class MessageBus(CommandExecution):
     def _configure(self, options: dict[str, Any]) -> None:
         if options["event_queue"] is not None:
             msg = "A bus takes no queue from outside: each session has one of its own. Leave event_queue out."
+            raise ConfigurationError(msg)
+        if not isinstance(options["registry"], HandlerRegistry | None):
+            msg = f"registry is a HandlerRegistry; got {options['registry']!r}."
             raise ConfigurationError(msg)
         self._metrics = APPLICATION if MessageBus._application is self else MetricsCollector()
         self._gate = Gate()
@@ -266,11 +270,26 @@ class MessageBus(CommandExecution):
         self._gate.add_filter(event_filter)
 
     def add_observer(self, observer: Observer) -> None:
-        """Show every event to `observer`, once, when it is published."""
+        """Show every event to `observer`, once, when it is published.
+
+        Raises:
+            ConfigurationError: it cannot be called.
+        """
+        given: Any = observer
+        if not callable(given):
+            msg = f"An observer is a function that takes an event; got {observer!r}."
+            raise ConfigurationError(msg)
         self._gate.add_observer(observer)
 
     def set_observability_manager(self, observability: SupportsObserveEvent) -> None:
-        """Show every event to `observability.observe_event`, and no more to the manager that was set before."""
+        """Show every event to `observability.observe_event`, and no more to the manager that was set before.
+
+        Raises:
+            ConfigurationError: it has no such method.
+        """
+        if not callable(getattr(observability, "observe_event", None)):
+            msg = f"An observability manager has a method observe_event(event); {observability!r} has none."
+            raise ConfigurationError(msg)
         if self._observability is not None:
             self._gate.remove_observer(self._observability)
         self._observability = observability.observe_event
@@ -299,7 +318,7 @@ class MessageBus(CommandExecution):
             Exception: what a handler raised, while errors are unsuppressed and processing is awaited.
         """
         if type(event) not in self._registry.known_events:
-            self._registry.check_event_type(type(event))
+            self._registry.check_event(event)
         chain = current.get()
         if chain is not None:
             stamp(event, chain)
@@ -337,7 +356,7 @@ class MessageBus(CommandExecution):
             BusError: no handler is running.
             BusNotRunningError: the bus has been stopped.
         """
-        self._registry.check_event_type(type(event))
+        self._registry.check_event(event)
         if self._lanes is None and self._buffer is None:
             self._keep(event)
         self._pending.add(event)
@@ -359,9 +378,8 @@ class MessageBus(CommandExecution):
         Raises:
             ConfigurationError: `batch_size` is below 1 or `batch_timeout` is negative.
         """
-        if batch_size < 1 or batch_timeout < 0:
-            msg = f"batch_size must be at least 1 and batch_timeout not negative; got {batch_size} and {batch_timeout}."
-            raise ConfigurationError(msg)
+        check_number("batch_size", batch_size, int, "a whole number, at least 1", least=1)
+        check_number("batch_timeout", batch_timeout, int | float, "a number of seconds, not negative")
         self._batch_size, self._batch_timeout = batch_size, batch_timeout
         if self._lanes is not None:
             self._lanes.batch_size = batch_size
@@ -375,7 +393,12 @@ class MessageBus(CommandExecution):
         self._suppress_errors = False
 
     def set_error_history_limit(self, limit: int) -> None:
-        """Keep at most `limit` failures in `event_handler_errors`."""
+        """Keep at most `limit` failures in `event_handler_errors`.
+
+        Raises:
+            ConfigurationError: `limit` is no number, or negative.
+        """
+        check_number("limit", limit, int, "how many errors to keep, 0 or more")
         self._failures.limit(limit)
 
     @property
@@ -475,14 +498,19 @@ class MessageBus(CommandExecution):
 
     def _refuse_contradictions(self, given: dict[str, Any]) -> None:
         made_with = self._options or {}
-        for name, value in given.items():
-            silent = value is None or value == _DEFAULTS.get(name)
-            if not silent and made_with[name] is not value and made_with[name] != value:
-                msg = (
-                    f"The application's bus exists already, made with {name}={made_with[name]!r}, not {value!r}. "
-                    "Give options on the first call, or make another bus with MessageBus.isolated()."
-                )
-                raise ConfigurationError(msg)
+        contradictions = [
+            f"{name}={made_with[name]!r}, not {value!r}"
+            for name, value in given.items()
+            if not (value is None or value == _DEFAULTS.get(name))  # what is not given contradicts nothing
+            and made_with[name] is not value
+            and made_with[name] != value
+        ]
+        if contradictions:
+            msg = (
+                f"The application's bus exists already, made with {'; with '.join(contradictions)}. Give options on "
+                "the first call, or make another bus with MessageBus.isolated()."
+            )
+            raise ConfigurationError(msg)
 
 
 _every_bus: WeakSet[MessageBus] = WeakSet()

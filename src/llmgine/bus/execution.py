@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 import traceback
 from abc import abstractmethod
+from math import inf
 from time import perf_counter, time_ns
 from types import CoroutineType
 from typing import Any, TypeVar
 
 from llmgine.bus.causality import Holds, current, stamp
 from llmgine.bus.gate import Gate
+from llmgine.bus.handler_check import check_message
 from llmgine.bus.histogram import BATCH, Histogram
 from llmgine.bus.interfaces import CommandHandler
 from llmgine.bus.metrics import Counter, MetricsCollector
+from llmgine.bus.options import check_number
 from llmgine.bus.pending import PendingEvents
 from llmgine.bus.pipeline import call
 from llmgine.bus.registration import Registration
@@ -54,7 +57,7 @@ class CommandExecution(Registration):
             timeout: seconds; commands that the handler executes in turn get what is left of them.
 
         Raises:
-            ConfigurationError: this is no command, or its class is broken.
+            ConfigurationError: this is no command, its class is broken, or `timeout` is no number.
         """
         registry = self._registry
         try:
@@ -63,9 +66,10 @@ class CommandExecution(Registration):
             if scope.version == registry.version and type(command) in chains:
                 handler = chains[type(command)]
             else:
+                check_message(command, Command)
                 handler = registry.command_chain(type(command), command.session_id or BUS)
         except AttributeError:  # a command has a session
-            registry.check_command_type(type(command))
+            check_message(command, Command)
             raise
         outer = current.get()
         held: Holds = ()
@@ -74,8 +78,7 @@ class CommandExecution(Registration):
             stamp(command, outer)
             _, _, held, deadline, _ = outer
         if timeout is not None:
-            own_deadline = asyncio.get_running_loop().time() + timeout
-            deadline = own_deadline if deadline is None else min(own_deadline, deadline)
+            deadline = _earlier(deadline, timeout)
         self._sent.unlocked += 1
         listened = registry.listeners or self._gate.observers
         span = self._announce_start(command) if listened else None
@@ -195,6 +198,13 @@ class CommandExecution(Registration):
             given = "the time its caller had left" if timeout is None else f"{timeout:g} s"
             msg = f"{type(command).__name__} did not finish within {given}"
             raise CommandTimeoutError(msg, timeout=timeout or 0.0) from error
+
+
+def _earlier(deadline: float | None, timeout: float) -> float:
+    """Return the earlier of a deadline and of the time when `timeout` seconds will have passed."""
+    check_number("timeout", timeout, int | float, "a number of seconds, or None", least=-inf)
+    own = asyncio.get_running_loop().time() + timeout
+    return own if deadline is None else min(own, deadline)
 
 
 def _failed(

@@ -9,9 +9,32 @@ from types import FunctionType, MethodType, UnionType
 from typing import Any, ClassVar, Union, get_args, get_origin, get_type_hints
 
 from llmgine.errors import ConfigurationError
+from llmgine.messages import Command, Event
 from llmgine.messages.message import Message
 
-__all__ = ["check_handler", "check_message_type", "name_of"]
+__all__ = ["check_handler", "check_message", "check_message_type", "name_of"]
+
+
+def check_message(message: Any, base: type[Command[Any] | Event]) -> None:
+    """Refuse to execute what is no command, or to publish what is no event.
+
+    Raises:
+        ConfigurationError: it is something else, or its class is broken.
+    """
+    if isinstance(message, base):
+        check_message_type(type(message), base)
+        return
+    name = type(message).__name__
+    if isinstance(message, type):
+        given = f"{message.__name__} is a class: make a message of it, {message.__name__}(…)"
+    elif isinstance(message, Command):
+        given = f"{name} is a command: bus.execute({name}(…))"
+    elif isinstance(message, Event):
+        given = f"{name} is an event: bus.publish({name}(…))"
+    else:
+        given = f"{message!r}, of type {name}, is neither a Command nor an Event"
+    msg = f"{'Commands are executed' if base is Command else 'Events are published'}; {given}."
+    raise ConfigurationError(msg)
 
 
 def check_message_type(message_type: Any, base: type[Message]) -> None:

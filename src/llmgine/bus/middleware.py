@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 
 from llmgine.bus import causality
 from llmgine.bus.interfaces import CommandHandler, EventHandler, HandlerMiddleware
+from llmgine.bus.options import check_number
 from llmgine.bus.rate import Turns, check_rate
 from llmgine.errors import ConfigurationError, HandlerNotFoundError, ToolValidationError
 from llmgine.messages import Command, CommandResult, Event
@@ -41,7 +42,7 @@ class LoggingMiddleware(HandlerMiddleware):
         Raises:
             ConfigurationError: `log_level` is no such level.
         """
-        _check_number("log_level", log_level, int, "a level of the logging module, such as logging.INFO")
+        check_number("log_level", log_level, int, "a level of the logging module, such as logging.INFO")
         self._level = log_level
 
     async def process_command(  # noqa: D102
@@ -152,8 +153,8 @@ class RetryMiddleware(HandlerMiddleware):
         Raises:
             ConfigurationError: `max_retries` is no whole number, or one of the numbers is negative or not finite.
         """
-        _check_number("max_retries", max_retries, int, "a whole number, 0 or more")
-        _check_number("retry_delay", retry_delay, int | float, "a number of seconds, 0 or more")
+        check_number("max_retries", max_retries, int, "a whole number, 0 or more")
+        check_number("retry_delay", retry_delay, int | float, "a number of seconds, 0 or more")
         self._max_retries = max_retries
         self._retry_delay = retry_delay
         self._exponential_backoff = exponential_backoff
@@ -259,12 +260,6 @@ def check_middleware(candidate: object) -> None:
         if isasyncgenfunction(process) or isgeneratorfunction(process):
             msg = f"{name} of {candidate!r} yields, so it cannot be awaited; {expected}."
             raise ConfigurationError(msg)
-
-
-def _check_number(name: str, given: Any, kind: Any, expected: str) -> None:
-    if not (isinstance(given, kind) and 0 <= given < math.inf):
-        msg = f"{name} must be {expected}; got {given!r}."
-        raise ConfigurationError(msg)
 
 
 def _failed(result: object) -> bool:

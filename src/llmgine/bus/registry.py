@@ -6,12 +6,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import groupby
+from math import inf
 from threading import Lock
 from typing import Any, TypeAlias
 
 from llmgine.bus.event_names import check_pattern, hears
-from llmgine.bus.handler_check import check_handler, check_message_type
+from llmgine.bus.handler_check import check_handler, check_message, check_message_type
 from llmgine.bus.interfaces import CommandHandler, EventHandler, HandlerPriority
+from llmgine.bus.options import check_number
 from llmgine.bus.tracing import TraceEvent
 from llmgine.errors import HandlerAlreadyRegisteredError
 from llmgine.messages import Command, Event, SessionID
@@ -98,7 +100,7 @@ class HandlerRegistry:
             ConfigurationError: the type is no command class, or the handler cannot be called with its commands.
             HandlerAlreadyRegisteredError: the type has a handler in this scope.
         """
-        self.check_command_type(command_type)
+        self._check_type(command_type, Command, self._known_commands)
         check_handler(handler, command_type)
         with self._lock:
             scope = self._scope(session_id)
@@ -120,14 +122,17 @@ class HandlerRegistry:
         """Make `handler` hear events of a type and of its subclasses, or of the classes that a dotted name stands for.
 
         Raises:
-            ConfigurationError: the type is no event class, the name is none, or the handler cannot be called with them.
+            ConfigurationError: the type is no event class, the name is none, the handler cannot be called with them, or
+                the priority is no number.
         """
         if isinstance(event_type, str):
             check_pattern(event_type)
             check_handler(handler, Event, named=True)
         else:
-            self.check_event_type(event_type)
+            self._check_type(event_type, Event, self.known_events)
             check_handler(handler, event_type)
+        if type(priority) is not HandlerPriority:
+            check_number("priority", priority, int, "a whole number, such as HandlerPriority.HIGH", least=-inf)
         with self._lock:
             scope = self._scope(session_id)
             scope.events.setdefault(event_type, []).append(EventHandlerEntry(priority, handler))
@@ -163,36 +168,21 @@ class HandlerRegistry:
                 for event_type, entries in scope.events.items():
                     self._count(event_type, -len(entries))
 
-    def check_command_type(self, command_type: Any) -> None:
-        """Refuse what is no command class, or a broken one; remember what is right.
+    def check_event(self, event: Any) -> None:
+        """Refuse what is no event, or one of a broken class; remember a class that is right.
 
         Raises:
             ConfigurationError: what is wrong with it.
         """
-        if not isinstance(command_type, type) or command_type not in self._known_commands:
-            check_message_type(command_type, Command)
-            self._known_commands.add(command_type)
-
-    def check_event_type(self, event_type: Any) -> None:
-        """Refuse what is no event class, or a broken one; remember what is right.
-
-        Raises:
-            ConfigurationError: what is wrong with it.
-        """
-        if not isinstance(event_type, type) or event_type not in self.known_events:
-            check_message_type(event_type, Event)
-            self.known_events.add(event_type)
+        check_message(event, Event)
+        self.known_events.add(type(event))
 
     def recompose(self) -> None:
         """Wrap handlers anew from now on, because the middleware has changed."""
         self.version += 1
 
     def command_chain(self, command_type: type, session_id: SessionID) -> CommandHandler | None:
-        """Return the wrapped handler of a command: the session's before the bus's, the nearest class first.
-
-        Raises:
-            ConfigurationError: the type is no command class.
-        """
+        """Return the wrapped handler of a command: the session's before the bus's, the nearest class first."""
         scope = self.scopes.get(session_id, self.bus_scope)
         if scope.version != self.version:
             scope.forget(self.version)
@@ -200,7 +190,6 @@ class HandlerRegistry:
         try:
             return chains[command_type]
         except KeyError:
-            self.check_command_type(command_type)
             handler = self.get_command_handler(command_type, session_id)
             chain = chains[command_type] = None if handler is None else self._wrap_command(handler)
             return chain
@@ -286,6 +275,12 @@ class HandlerRegistry:
             self.version += 1
         else:
             scope.forget(self.version)
+
+    @staticmethod
+    def _check_type(candidate: Any, base: type[Command[Any] | Event], known: set[type]) -> None:
+        if not isinstance(candidate, type) or candidate not in known:
+            check_message_type(candidate, base)
+            known.add(candidate)
 
     def _count(self, event_type: EventKey, change: int) -> None:
         self.count += change

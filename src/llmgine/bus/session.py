@@ -52,10 +52,20 @@ class BusSession:
         self.bus = bus
         self.session_id = SessionID(id or new_id())
         self._active = False
+        self._ended = False
         self._tasks: set[asyncio.Task[Any]] = set()
 
     async def start(self) -> Self:
-        """Begin the session and publish its `SessionStartEvent`."""
+        """Begin the session and publish its `SessionStartEvent`.
+
+        Raises:
+            SessionClosedError: it has ended; a session begins once.
+        """
+        if self._ended:
+            msg = f"Session {self.session_id} has ended, and a session begins once. Make another: bus.create_session()."
+            raise SessionClosedError(msg)
+        if not self._active:
+            self.bus._active_sessions += 1
         self._active = True
         await self.bus.publish(SessionStartEvent(session_id=self.session_id))
         return self
@@ -64,7 +74,8 @@ class BusSession:
         """Cancel the session's tasks, publish its `SessionEndEvent`, and remove its handlers."""
         if not self._active:
             return
-        self._active = False
+        self._active, self._ended = False, True
+        self.bus._active_sessions -= 1
         try:
             for task in self._tasks:
                 task.cancel()
