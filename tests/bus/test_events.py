@@ -654,5 +654,5 @@ async def test_on_registers(bus: MessageBus) -> None:
 
 @pytest.mark.parametrize(("size", "seconds"), [(0, 0.01), (10, -1)])
 async def test_senseless_batches_are_refused(bus: MessageBus, size: int, seconds: float) -> None:
-    with pytest.raises(ConfigurationError, match="batch_(size|timeout) must be"):
+    with pytest.raises(ConfigurationError, match=r"batch_(size|timeout) must be"):
         bus.set_batch_processing(size, seconds)

@@ -147,7 +147,7 @@ async def test_a_nested_command_answers_for_its_own(
     assert heard == [2] * (not inner_fails) + [1, 3] * (not outer_fails)
 
 
-async def test_tasks_and_threads_of_a_handler_may_leave_some(bus: MessageBus, heard: list[int]) -> None:
+async def test_tasks_and_threads_of_a_commands_handler_may_leave_some(bus: MessageBus, heard: list[int]) -> None:
     async def child(n: int) -> None:
         bus.add_pending_event(Done(n=n))
 
@@ -155,16 +155,30 @@ async def test_tasks_and_threads_of_a_handler_may_leave_some(bus: MessageBus, he
         await asyncio.gather(child(1), child(2))
         await asyncio.to_thread(bus.add_pending_event, Done(n=3))
 
-    async def hear(_: Trigger) -> None:
-        await asyncio.gather(child(4), child(5))
-
     bus.register_command_handler(Do, handle)
-    bus.register_event_handler(Trigger, hear)
     await bus.execute(Do())
     assert heard == [1, 2, 3]
+
+
+async def test_tasks_and_threads_of_an_events_handler_may_not(bus: MessageBus, heard: list[int]) -> None:
+    """The event may have other handlers, and nobody could tell whose they are."""
+
+    async def child() -> None:
+        bus.add_pending_event(Done())
+
+    async def in_a_task(_: Trigger) -> None:
+        await asyncio.create_task(child())
+
+    async def in_a_thread(_: Trigger) -> None:
+        await asyncio.to_thread(bus.add_pending_event, Done())
+
+    bus.register_event_handler(Trigger, in_a_task)
+    bus.register_event_handler(Trigger, in_a_thread)
     await bus.publish(Trigger())
     await bus.wait_for_events()
-    assert heard == [1, 2, 3, 4, 5]
+    assert heard == []
+    assert all("cannot be told which handler" in str(error) for error in bus.event_handler_errors)
+    assert len(bus.event_handler_errors) == 2
 
 
 @pytest.mark.parametrize("waits", [False, True])

@@ -162,3 +162,14 @@ async def test_open_sessions_are_counted(bus: MessageBus) -> None:
         assert bus.metrics.gauges["active_sessions"].value == 1
     await session.end()
     assert bus.metrics.gauges["active_sessions"].value == 0
+
+
+async def test_a_task_of_the_session_may_end_it(bus: MessageBus) -> None:
+    ended: list[SessionEndEvent] = []
+    bus.register_event_handler(SessionEndEvent, ended.append)
+    session = await bus.create_session().start()
+    other = session.create_task(asyncio.Event().wait())
+    await session.create_task(session.end())
+
+    assert len(ended) == 1
+    assert other.cancelled()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass
 from threading import Lock, get_ident
@@ -223,12 +224,12 @@ class MessageBus(CommandExecution):
                 async with asyncio.timeout(timeout):
                     await lanes.idle()
             delivered = lanes.finished - finished
+            self._lanes, self._buffer = None, None  # nothing is accepted any more
             abandoned = await lanes.abandon(_CANCEL_GRACE)
         finally:
             self._stopping = False
         if abandoned:
             _log.warning("The bus stopped with %d events not handled to their end", abandoned)
-        self._lanes, self._buffer = None, None
         if self._pending:
             left = sum(len(events) for events in self._pending.values())
             self._pending.clear()
@@ -430,17 +431,19 @@ class MessageBus(CommandExecution):
 
     async def _publish_pending(self, events: list[Event], *, wait: bool) -> None:
         """Publish what a command's handler left pending; wait for it unless somebody else waits for us."""
-        for event in events:
-            lanes = self._lanes
-            if lanes is None or not wait:
+        left = deque(events)
+        try:
+            while left and wait and (lanes := self._lanes) is not None:
+                event = left.popleft()
+                self._published.unlocked += 1
+                session = event.session_id or BUS
+                if self._gate.open or self._gate.admit(event, session):
+                    outcome = lanes.begin(session, event, None)
+                    if isinstance(outcome, asyncio.Future):
+                        await lanes.outlast(outcome)
+        finally:
+            for event in left:  # also when the wait was cancelled
                 self._offer_pending(event)
-                continue
-            self._published.unlocked += 1
-            session = event.session_id or BUS
-            if self._gate.open or self._gate.admit(event, session):
-                outcome = lanes.begin(session, event, None)
-                if isinstance(outcome, asyncio.Future):
-                    await lanes.outlast(outcome)
 
     def _offer_pending(self, event: Event) -> None:
         if self._lanes is None and self._buffer is None:
@@ -451,7 +454,7 @@ class MessageBus(CommandExecution):
 
     def _handler_ended(self, event: Event, handler: EventHandler, error: Failure) -> None:
         """See to an event handler that failed, or that left events pending."""
-        pending = self._pending.take_own() if self._pending else []
+        pending = self._pending.take() if self._pending else []
         if error is None:
             for each in pending:
                 self._offer_pending(each)

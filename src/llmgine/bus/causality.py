@@ -17,8 +17,9 @@ __all__ = ["Chain", "Holds", "current", "deadline", "stamp"]
 
 Holds: TypeAlias = tuple[tuple[SessionID, int], ...]
 """The lanes that wait for this chain: each as its session and the number of the delivery under way there."""
-Chain: TypeAlias = tuple[Id, Id, Holds, float | None, str | None]
-"""Correlation id; id of the message handled; lanes held; deadline (seconds of the loop's clock); traceparent."""
+Chain: TypeAlias = tuple[Id, Id, Holds, float | None, str | None, bool]
+"""Correlation id; id of the message handled; lanes held; deadline (seconds of the loop's clock); traceparent; whether
+the message is a command."""
 
 current: ContextVar[Chain | None] = ContextVar("llmgine_chain", default=None)
 

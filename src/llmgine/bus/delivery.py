@@ -8,18 +8,19 @@ from contextvars import copy_context
 from llmgine.bus.causality import Chain, Holds, current
 from llmgine.bus.handler_task import Failure, Handlers, HandlerTask
 from llmgine.bus.registry import EventPlan
+from llmgine.errors import BusError
 from llmgine.messages import Event, SessionID
 from llmgine.messages.ids import Id
 from llmgine.messages.message import origin_of
 
-__all__ = ["Delivery"]
+__all__ = ["Delivery", "outcome_of"]
 
 
 class Delivery:
     """Handles events on one event loop."""
 
     def __init__(self, handlers: Handlers) -> None:
-        self._handlers = handlers
+        self.handlers = handlers
 
     def begin(
         self, event: Event, plan: EventPlan, session: SessionID, number: int, outer: Chain | None
@@ -36,9 +37,9 @@ class Delivery:
         Returns:
             The first failure, or None; or, if a handler waits, the task whose result that will be.
         """
-        identity = event._identity
+        made, identity = event._timestamp, event._identity  # in this order: see `origin_of`
         if type(identity) is int:
-            own: Id = (event._timestamp, identity)
+            own: Id = (made, identity)
             correlation: Id | None = own
             traceparent: str | None = None
         else:
@@ -47,10 +48,10 @@ class Delivery:
         deadline = None
         if outer is not None:
             deadline = outer[3]
-            held = outer[2] if held[0] in outer[2] else outer[2] + held
-        token = current.set((correlation or own, own, held, deadline, traceparent))
+            held = outer[2] + held
+        token = current.set((correlation or own, own, held, deadline, traceparent, False))
         try:
-            outcomes = self._handlers.run(event, plan[0])
+            outcomes = self.handlers.run(event, plan[0])
             if outcomes is None and len(plan) == 1:
                 return None
             return self._go_on(event, plan, outcomes)
@@ -70,7 +71,7 @@ class Delivery:
                     rest = self._wait(event, plan[index:], outcomes, first_failure)
                     return asyncio.get_running_loop().create_task(rest, context=copy_context())
                 first_failure = first_failure or _first(outcomes)
-            outcomes = self._handlers.run(event, plan[index]) if index < len(plan) else None
+            outcomes = self.handlers.run(event, plan[index]) if index < len(plan) else None
         return first_failure
 
     async def _wait(
@@ -83,13 +84,20 @@ class Delivery:
                 if tasks:
                     await _wait_or_cancel(tasks)
                 first_failure = first_failure or _first(outcomes)
-            outcomes = None if group is None else self._handlers.run(event, group)
+            outcomes = None if group is None else self.handlers.run(event, group)
         return first_failure
 
 
 def _first(outcomes: list[Failure | HandlerTask]) -> Failure:
-    failures = (outcome.result() if isinstance(outcome, HandlerTask) else outcome for outcome in outcomes)
+    failures = (outcome_of(outcome) if isinstance(outcome, HandlerTask) else outcome for outcome in outcomes)
     return next((failure for failure in failures if failure is not None), None)
+
+
+def outcome_of(delivery: asyncio.Task[Failure]) -> Failure:
+    """Return the first failure of a delivery that has ended, also if it was cancelled."""
+    if delivery.cancelled():
+        return BusError("A handler was cancelled before it had finished with the event.")
+    return delivery.exception() or delivery.result()
 
 
 async def _wait_or_cancel(tasks: list[HandlerTask]) -> None:

@@ -76,20 +76,20 @@ class CommandExecution(Registration):
         deadline = None
         if outer is not None:
             stamp(command, outer)
-            _, _, held, deadline, _ = outer
+            held, deadline = outer[2], outer[3]
         if timeout is not None:
             deadline = _earlier(deadline, timeout)
         self._sent.unlocked += 1
         listened = registry.listeners or self._gate.observers
         span = self._announce_start(command) if listened else None
-        identity = command._identity
+        made, identity = command._timestamp, command._identity  # in this order: see `origin_of`
         if type(identity) is int:
-            own: Id = (command._timestamp, identity)
+            own: Id = (made, identity)
             correlation: Id | None = own
             traceparent: str | None = None
         else:
             own, correlation, _, traceparent = origin_of(command)
-        token = current.set((correlation or own, own, held, deadline, traceparent))
+        token = current.set((correlation or own, own, held, deadline, traceparent, True))
         result: CommandResult[R] | None = None
         begun = 0.0
         try:
@@ -120,7 +120,7 @@ class CommandExecution(Registration):
                 current.reset(token)
             except ValueError:  # the generator that waits here is closed from outside
                 current.set(outer)
-            pending = self._pending.take(own) if self._pending else ()
+            pending = self._pending.pop(own, ()) if self._pending else ()
             if result is None:
                 result = _failed(f"CancelledError: {type(command).__name__} was cancelled", command)
             if result.success:
@@ -179,7 +179,7 @@ class CommandExecution(Registration):
         finally:
             self._measure(begun)
             if self._pending and not succeeded:
-                self._pending.take(origin_of(command)[0])
+                self._pending.take()
         return result
 
     async def _execute_in_layers(

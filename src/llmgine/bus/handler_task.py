@@ -9,6 +9,7 @@ Handlers of one group that never wait take turns in one task object.
 from __future__ import annotations
 
 import asyncio
+import logging
 import sys
 import types
 from collections.abc import Callable, Generator, Sequence
@@ -16,6 +17,7 @@ from contextvars import Context, copy_context
 from time import perf_counter
 from typing import Any, Final, TypeAlias, cast
 
+from llmgine.bus.handler_check import name_of
 from llmgine.bus.histogram import BATCH
 from llmgine.bus.interfaces import EventHandler
 from llmgine.bus.metrics import MetricsCollector
@@ -25,6 +27,8 @@ from llmgine.messages import Event
 __all__ = ["Failure", "HandlerTask", "Handlers"]
 
 Failure: TypeAlias = BaseException | None
+
+_log = logging.getLogger("llmgine.bus")
 
 
 class _CurrentTasks:
@@ -61,6 +65,7 @@ class HandlerTask(asyncio.Task[Failure]):
     """A task that is set up late. Its result is what the handler failed with, or None."""
 
     __slots__ = ("_driver", "_own_context", "_step")
+    is_handler = True
 
     _own_context: Context | None
     """None once it is set up."""
@@ -136,6 +141,8 @@ class Handlers:
         self._pending = pending
         self._ended = ended
         self._drivers: list[Generator[Any, Any, None]] = []
+        self.abandoning = False
+        """Whether handlers are being cancelled by the bus, which is no failure of theirs."""
 
     def run(
         self, event: Event, group: Sequence[tuple[EventHandler, EventHandler]]
@@ -205,6 +212,8 @@ class Handlers:
             except asyncio.CancelledError as error:
                 task = asyncio.current_task()
                 if task is not None and task.cancelling():
+                    if not self.abandoning:
+                        _log.warning("%s was cancelled while it handled %s", name_of(registered), type(event).__name__)
                     raise
                 finished = self._failed(event, registered, error)
             except Exception as error:  # noqa: BLE001  # the boundary: one handler's failure must not silence another

@@ -1,7 +1,7 @@
 """The order of each session: one lane, in which events are delivered one after another, as they were offered.
 
 A lane exists while it has work. A waiting publisher that finds no lane delivers its event at once; everything else
-queues, and the lane's task works the queue off.
+queues, and is worked off by callbacks of the event loop, which no task owns and nobody can cancel.
 """
 
 from __future__ import annotations
@@ -9,12 +9,13 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from contextvars import Context, copy_context
+from functools import partial
 from itertools import count
-from typing import Any, TypeAlias, cast
+from typing import TypeAlias, cast
 
 from llmgine.bus import causality
 from llmgine.bus.causality import Chain
-from llmgine.bus.delivery import Delivery
+from llmgine.bus.delivery import Delivery, outcome_of
 from llmgine.bus.handler_task import Failure
 from llmgine.bus.registry import HandlerRegistry
 from llmgine.errors import BusNotRunningError, DeadlockError
@@ -29,21 +30,33 @@ Queued: TypeAlias = Event | tuple[Event, Context, "Receipt | None"]
 _numbers = count(1)
 _SPARE_LANES = 64
 """How many lanes without work are kept, because making one costs more than delivering a small event."""
+_RESUME_AFTER = 0.1
+"""Seconds after which a lane goes on whose delivery was cancelled from outside.
+
+Where that was the end of the event loop, it does not go on: what is queued is kept for the next one.
+"""
 
 
 class _Lane:
-    __slots__ = ("chain", "context", "delivery", "queue", "stalled", "task", "waits_for")
+    __slots__ = ("chain", "context", "delivery", "nested", "queue", "receipt", "stalled", "task", "waits")
 
     def __init__(self) -> None:
         self.queue: deque[Queued] = deque()
         self.delivery = 0
-        self.waits_for: list[SessionID] = []
-        self.task: asyncio.Task[Any] | None = None
+        """The number of the delivery under way; 0 if there is none."""
+        self.receipt: Receipt | None = None
+        """Who waits for it, if it was queued."""
+        self.task: asyncio.Task[Failure] | None = None
+        """Its task, if it waits."""
+        self.nested: dict[int, asyncio.Task[Failure] | None] = {}
+        """Deliveries inside it, by their numbers. They may outlast it; then the lane waits for them."""
+        self.waits: dict[Receipt, tuple[int, SessionID]] = {}
+        """What deliveries of this lane wait for: the number of each, and the lane in which it waits."""
         self.context: Context | None = None
         """Of the first event that was offered; that of most is the same, and a copy for each is half of its memory."""
         self.chain: Chain | None = None
         self.stalled = False
-        """Whether its task was cancelled before the queue was worked off."""
+        """Whether it does not go on by itself, because its last delivery was cancelled from outside."""
 
 
 class Lanes:
@@ -59,8 +72,14 @@ class Lanes:
         self._delivery = delivery
         self._lanes: dict[SessionID, _Lane] = {}
         self._spare: list[_Lane] = []
-        self._nested: set[asyncio.Task[Failure]] = set()
         self._idle: list[asyncio.Future[None]] = []
+        self._waits: dict[Receipt, dict[SessionID, int]] = {}
+        """Every wait of a handler: the lanes that wait for that handler, innermost first, each with its delivery."""
+        self._task_numbers: dict[Receipt, int] = {}
+        """The number of each delivery that began at once and waits."""
+        self._given_up: set[int] = set()
+        """The numbers of deliveries under way whose publisher waits no longer."""
+        self._abandoning = False
 
     @property
     def queued(self) -> int:
@@ -71,7 +90,7 @@ class Lanes:
     def unfinished(self) -> int:
         """How many events wait or are being delivered."""
         lanes = list(self._lanes.values())
-        return sum(len(lane.queue) + bool(lane.delivery) for lane in lanes) + len(self._nested)
+        return sum(len(lane.queue) + bool(lane.delivery) + len(lane.nested) for lane in lanes)
 
     def offer(self, session: SessionID, event: Event, chain: Chain | None) -> None:
         """Queue an event, offered from within `chain`; return at once."""
@@ -80,9 +99,9 @@ class Lanes:
         if lane is None:
             lane = self._lanes[session] = self._spare.pop() if self._spare else _Lane()
             lane.context, lane.chain = context, chain
-            self._drain_on(session, lane)
+            self._go_on(session, lane)
         elif lane.stalled:
-            self._drain_on(session, lane)
+            self._resume(session, lane)
         if lane.context is None:
             lane.context, lane.chain = context, chain
         elif chain is not lane.chain or not _same(context, lane.context):
@@ -90,7 +109,7 @@ class Lanes:
             return
         lane.queue.append(event)
 
-    def begin(self, session: SessionID, event: Event, chain: Chain | None) -> Failure | asyncio.Future[Failure]:
+    def begin(self, session: SessionID, event: Event, chain: Chain | None) -> Failure | Receipt:
         """Deliver an event in its turn. Return what came of it if that is known already, else what `outlast` waits for.
 
         Args:
@@ -118,48 +137,30 @@ class Lanes:
         try:
             outcome = self._delivery.begin(event, plan, session, number, chain)
         except BaseException:
-            self._advance(session, lane)
+            self._end(session, lane, None)
             raise
-        if outcome is None and not (lane.queue or self._idle):  # as `_advance` would, without the call
+        if outcome is None and not (lane.queue or lane.nested or self._idle):  # as `_end` would, without the calls
             self.finished += 1
             lane.delivery = 0
             del self._lanes[session]
             self._spare.append(lane)
         elif isinstance(outcome, asyncio.Task):
-            lane.task = outcome
-            outcome.add_done_callback(lambda _: self._advance(session, lane))
+            self._task_numbers[outcome] = number
+            self._end_later(session, lane, outcome)
         else:
-            self._advance(session, lane)
+            self._end(session, lane, outcome)
         return outcome
 
-    def _begin_behind(
-        self, lane: _Lane, session: SessionID, event: Event, chain: Chain | None
-    ) -> Failure | asyncio.Future[Failure]:
-        """Deliver an event behind those that its lane has already, or inside the one that waits for it."""
-        if lane.stalled:
-            self._drain_on(session, lane)
-        held = self._held(chain)
-        if session in held:
-            return self._begin_nested(event, session, lane.delivery, chain)
-        self._refuse_cycle(session, held)
-        receipt: asyncio.Future[Failure] = self._loop.create_future()
-        lane.queue.append((event, copy_context(), receipt))
-        if held:
-            self._note_waiting(session, held, receipt)
-        return receipt
-
-    @staticmethod
-    async def outlast(delivery: asyncio.Future[Failure]) -> Failure:
+    async def outlast(self, delivery: Receipt) -> Failure:
         """Wait for a delivery. Cancelling the wait does not cancel the delivery."""
         try:
             await asyncio.wait((delivery,))
         except asyncio.CancelledError:
-            if not isinstance(delivery, asyncio.Task):
-                delivery.cancel()
+            self._give_up(delivery)
             raise
-        if delivery.cancelled():
+        if self._abandoning and delivery.cancelled():
             raise _abandoned()
-        return delivery.result()
+        return outcome_of(delivery) if isinstance(delivery, asyncio.Task) else delivery.result()
 
     async def idle(self) -> None:
         """Wait until no event waits or is being delivered.
@@ -167,38 +168,42 @@ class Lanes:
         Raises:
             DeadlockError: called by a handler of an event, which would wait for itself.
         """
-        if held := tuple(self._held(causality.current.get())):
+        if held := list(self._held(causality.current.get())):
             msg = (
-                f"An event handler in session {held[-1]} waits until no event is being handled, its own included. "
+                f"An event handler in session {held[0]} waits until no event is being handled, its own included. "
                 "Wait outside the handler, or in a task that it starts and does not wait for."
             )
-            raise DeadlockError(msg, cycle=(held[-1], held[-1]))
+            raise DeadlockError(msg, cycle=(held[0], held[0]))
         while self._lanes:
             for session, lane in self._lanes.items():
-                if lane.stalled:
-                    self._drain_on(session, lane)
+                self._resume(session, lane)
             emptied: asyncio.Future[None] = self._loop.create_future()
             self._idle.append(emptied)
             await emptied
 
     async def abandon(self, grace: float) -> int:
-        """Cancel what is being delivered, drop what waits, and tell whoever waits for it.
+        """Cancel what is being delivered, drop what waits, and tell whoever waits for it. Nothing may be offered since.
 
         Returns:
             How many events were not delivered to their end.
         """
         abandoned = self.unfinished
-        tasks = [lane.task for lane in self._lanes.values() if lane.task] + list(self._nested)
+        self._abandoning = self._delivery.handlers.abandoning = True
         for lane in self._lanes.values():
             for queued in lane.queue:
-                _report_abandoned(queued)
+                if isinstance(queued, tuple) and queued[2] is not None:
+                    self._answer(queued[2], None)
             lane.queue.clear()
-        for task in tasks:
+        under_way = [task for lane in self._lanes.values() for task in (lane.task, *lane.nested.values()) if task]
+        for task in under_way:
             task.cancel()
-        if tasks:
-            await asyncio.wait(tasks, timeout=grace)
-        for session in list(self._lanes):
-            self._close(session)
+        if under_way:
+            await asyncio.wait(under_way, timeout=grace)
+        for lane in self._lanes.values():
+            if lane.receipt is not None:
+                self._answer(lane.receipt, None)
+        self._lanes.clear()
+        self._tell_idle()
         return abandoned
 
     def leave(self) -> list[Event]:
@@ -206,117 +211,204 @@ class Lanes:
         queues = (lane.queue for lane in self._lanes.values())
         return [queued[0] if isinstance(queued, tuple) else queued for queue in queues for queued in queue]
 
+    # One delivery after another
+
+    def _go_on(self, session: SessionID, lane: _Lane) -> None:
+        self._loop.call_soon(self._work_off, session, lane, context=lane.context)
+
+    def _work_off(self, session: SessionID, lane: _Lane) -> None:
+        """Deliver what is queued, until a batch is done or a handler waits."""
+        if self._lanes.get(session) is not lane or lane.delivery or lane.nested:
+            return
+        queue = lane.queue
+        for _ in range(self.batch_size):
+            if not queue:
+                self._close(session, lane)
+                return
+            queued = queue.popleft()
+            lane.delivery = number = next(_numbers)
+            event = queued[0] if type(queued) is tuple else cast("Event", queued)
+            plan = self._registry.event_plan(type(event), session)
+            outcome = None
+            try:
+                if queued is event:
+                    outcome = self._delivery.begin(event, plan, session, number, None) if plan else None
+                else:
+                    _, context, lane.receipt = cast("tuple[Event, Context, Receipt | None]", queued)
+                    waited_for = lane.receipt is not None and not lane.receipt.done()
+                    chain = context.get(causality.current) if waited_for else None
+                    outcome = context.run(self._delivery.begin, event, plan, session, number, chain) if plan else None
+            except BaseException:
+                self._end(session, lane, None)
+                raise
+            if isinstance(outcome, asyncio.Task):
+                self._end_later(session, lane, outcome)
+                return
+            self._note_end(lane, outcome)
+            if lane.nested:
+                return
+        self._go_on(session, lane)
+
+    def _end_later(self, session: SessionID, lane: _Lane, task: asyncio.Task[Failure]) -> None:
+        lane.task = task
+        task.add_done_callback(partial(self._end_of_task, session, lane))
+
+    def _end_of_task(self, session: SessionID, lane: _Lane, task: asyncio.Task[Failure]) -> None:
+        self._task_numbers.pop(task, None)
+        if self._lanes.get(session) is lane and lane.task is task:
+            lane.stalled = task.cancelled() and not self._abandoning
+            self._end(session, lane, outcome_of(task))
+
+    def _end(self, session: SessionID, lane: _Lane, failure: Failure) -> None:
+        """Go on after a delivery: with the queue, or not at all."""
+        self._note_end(lane, failure)
+        if lane.nested:
+            return
+        if not lane.queue:
+            self._close(session, lane)
+        elif lane.stalled:
+            self._loop.call_soon(self._resume_if_awaited, session, lane)
+            self._loop.call_later(_RESUME_AFTER, self._resume, session, lane)
+        else:
+            self._go_on(session, lane)
+
+    def _note_end(self, lane: _Lane, failure: Failure) -> None:
+        self.finished += 1
+        if self._given_up:
+            self._given_up.discard(lane.delivery)
+        lane.delivery = 0
+        lane.task = None
+        if lane.receipt is not None:
+            receipt, lane.receipt = lane.receipt, None
+            self._answer(receipt, failure)
+
+    def _answer(self, receipt: Receipt, failure: Failure) -> None:
+        """Tell who waits for a queued event. The wait is over at once, before whoever waited has been woken."""
+        self._forget_wait(receipt)
+        if receipt.done():
+            return
+        if self._abandoning:
+            receipt.set_exception(_abandoned())
+        else:
+            receipt.set_result(failure)
+
+    def _resume(self, session: SessionID, lane: _Lane) -> None:
+        if lane.stalled and self._lanes.get(session) is lane:
+            lane.stalled = False
+            self._go_on(session, lane)
+
+    def _resume_if_awaited(self, session: SessionID, lane: _Lane) -> None:
+        receipts = [queued[2] for queued in lane.queue if isinstance(queued, tuple)]
+        if self._idle or any(receipt is not None and not receipt.done() for receipt in receipts):
+            self._resume(session, lane)
+
+    def _close(self, session: SessionID, lane: _Lane) -> None:
+        del self._lanes[session]
+        if len(self._spare) < _SPARE_LANES:
+            lane.context = lane.chain = None
+            lane.stalled = False
+            lane.waits.clear()
+            self._spare.append(lane)
+        if self._idle and not self._lanes:
+            self._tell_idle()
+
+    def _tell_idle(self) -> None:
+        for waiter in self._idle:
+            if not waiter.done():
+                waiter.set_result(None)
+        self._idle.clear()
+
+    # Deliveries that wait for each other
+
+    def _begin_behind(self, lane: _Lane, session: SessionID, event: Event, chain: Chain | None) -> Failure | Receipt:
+        """Deliver an event behind those that its lane has already, or inside the one that waits for it."""
+        self._resume(session, lane)
+        held = self._held(chain)
+        if session in held:
+            return self._begin_nested(lane, session, event, chain)
+        self._refuse_cycle(session, held)
+        receipt: Receipt = self._loop.create_future()
+        lane.queue.append((event, copy_context(), receipt))
+        if held:
+            self._waits[receipt] = held
+            for waiting, number in held.items():
+                self._lanes[waiting].waits[receipt] = number, session
+        return receipt
+
     def _begin_nested(
-        self, event: Event, session: SessionID, delivery: int, chain: Chain | None
+        self, lane: _Lane, session: SessionID, event: Event, chain: Chain | None
     ) -> Failure | asyncio.Task[Failure]:
         plan = self._registry.event_plan(type(event), session)
         if not plan:
             return None
-        outcome = self._delivery.begin(event, plan, session, delivery, chain)
-        if isinstance(outcome, asyncio.Task):
-            self._nested.add(outcome)
-            outcome.add_done_callback(self._end_nested)
-        else:
-            self.finished += 1
+        number = next(_numbers)
+        lane.nested[number] = None
+        outcome: Failure | asyncio.Task[Failure] = None
+        try:
+            outcome = self._delivery.begin(event, plan, session, number, chain)
+        finally:
+            if isinstance(outcome, asyncio.Task):
+                lane.nested[number] = outcome
+                self._task_numbers[outcome] = number
+                outcome.add_done_callback(partial(self._end_nested, session, lane, number))
+            else:
+                del lane.nested[number]
+                self.finished += 1
         return outcome
 
-    def _end_nested(self, delivery: asyncio.Task[Failure]) -> None:
-        self._nested.discard(delivery)
+    def _end_nested(self, session: SessionID, lane: _Lane, number: int, task: asyncio.Task[Failure]) -> None:
+        self._task_numbers.pop(task, None)
+        self._given_up.discard(number)
+        if lane.nested.pop(number, None) is None:
+            return
         self.finished += 1
-
-    def _advance(self, session: SessionID, lane: _Lane) -> None:
-        """Go on after the first delivery of a lane: with its queue, or not at all."""
-        self.finished += 1
-        lane.delivery = 0
-        lane.waits_for.clear()
-        if lane.queue:
-            self._drain_on(session, lane)
-        else:
-            self._close(session)
-
-    def _drain_on(self, session: SessionID, lane: _Lane) -> None:
-        lane.stalled = False
-        lane.task = self._loop.create_task(self._drain(session, lane), context=lane.context)
-
-    async def _drain(self, session: SessionID, lane: _Lane) -> None:
-        queue = lane.queue
-        begin = self._delivery.begin
-        done = 0
-        try:
-            while queue:
-                queued = queue.popleft()
-                lane.delivery = number = next(_numbers)
-                event = queued[0] if type(queued) is tuple else cast("Event", queued)
-                plan = self._registry.event_plan(type(event), session)
-                failure = None
-                if plan:
-                    if queued is event:
-                        outcome = begin(event, plan, session, number, None)
-                    else:
-                        _, context, receipt = cast("tuple[Event, Context, Receipt | None]", queued)
-                        chain = context.get(causality.current) if receipt is not None else None
-                        outcome = context.run(begin, event, plan, session, number, chain)
-                    try:
-                        failure = await outcome if isinstance(outcome, asyncio.Task) else outcome
-                    except asyncio.CancelledError:
-                        _report_abandoned(queued)
-                        raise
-                self.finished += 1
-                lane.delivery = 0
-                if lane.waits_for:
-                    lane.waits_for.clear()
-                if queued is not event:
-                    _report(queued, failure)
-                done += 1
-                if done % self.batch_size == 0:
-                    await asyncio.sleep(0)
-        finally:
-            if queue:  # somebody cancelled this task: the end of the loop, if not, whoever comes next goes on
-                lane.stalled, lane.delivery = True, 0
-                lane.waits_for.clear()
-            else:
-                self._close(session)
-
-    def _close(self, session: SessionID) -> None:
-        lane = self._lanes.pop(session, None)
-        if lane is not None and len(self._spare) < _SPARE_LANES:
-            lane.task = lane.context = lane.chain = None
-            lane.stalled, lane.delivery = False, 0
-            self._spare.append(lane)
-        if self._idle and not self._lanes:
-            for waiter in self._idle:
-                if not waiter.done():
-                    waiter.set_result(None)
-            self._idle.clear()
+        if not (lane.nested or lane.delivery) and self._lanes.get(session) is lane:
+            self._go_on(session, lane)
 
     def _held(self, chain: Chain | None) -> dict[SessionID, int]:
-        """The lanes that wait for a chain, outermost first, each with its delivery under way."""
-        if chain is None:
-            return {}
-        lanes = self._lanes
-        return {
-            session: delivery
-            for session, delivery in chain[2]
-            if session in lanes and lanes[session].delivery == delivery
-        }
+        """The lanes that wait for a chain, innermost first, each with its delivery under way."""
+        held: dict[SessionID, int] = {}
+        for session, number in reversed(chain[2]) if chain is not None else ():
+            lane = self._lanes.get(session)
+            if lane is None or not (lane.delivery == number or number in lane.nested):
+                break  # it has ended, and so nothing around it waits for the chain any more
+            held.setdefault(session, number)
+            if number in self._given_up:
+                break
+        return held
 
-    def _note_waiting(self, target: SessionID, held: dict[SessionID, int], receipt: asyncio.Future[Failure]) -> None:
-        def forget(_: asyncio.Future[Failure]) -> None:
-            for session, delivery in held.items():
-                lane = self._lanes.get(session)
-                if lane is not None and lane.delivery == delivery:
-                    lane.waits_for.remove(target)
+    def _give_up(self, delivery: Receipt) -> None:
+        """Note that a publisher waits no longer."""
+        number = self._task_numbers.get(delivery)
+        if number is None:
+            self._forget_wait(delivery)
+            delivery.cancel()
+            number = next((lane.delivery for lane in self._lanes.values() if lane.receipt is delivery), None)
+        if number is None:
+            return
+        self._given_up.add(number)
+        for receipt, held in self._waits.items():
+            numbers = list(held.values())
+            if number in numbers:
+                for outer in list(held)[numbers.index(number) + 1 :]:
+                    del held[outer]
+                    if (lane := self._lanes.get(outer)) is not None:
+                        lane.waits.pop(receipt, None)
 
-        for session in held:
-            self._lanes[session].waits_for.append(target)
-        receipt.add_done_callback(forget)
+    def _forget_wait(self, receipt: Receipt) -> None:
+        for session in self._waits.pop(receipt, ()):
+            if (lane := self._lanes.get(session)) is not None:
+                lane.waits.pop(receipt, None)
 
     def _refuse_cycle(self, target: SessionID, held: dict[SessionID, int]) -> None:
         paths: list[tuple[SessionID, ...]] = [(target,)] if held else []
         seen = {target}
         while paths:
             path = paths.pop()
-            for session in self._lanes[path[-1]].waits_for:
+            lane = self._lanes[path[-1]]
+            for number, session in lane.waits.values():
+                if lane.delivery != number and number not in lane.nested:
+                    continue  # of a task that outlives its handler
                 if session in held:
                     cycle = (session, *path, session)
                     msg = (
@@ -334,18 +426,6 @@ def _same(context: Context, other: Context) -> bool:
         return context == other
     except Exception:  # noqa: BLE001  # what a context holds is the user's, and may refuse to be compared
         return False
-
-
-def _report(queued: Queued, failure: Failure) -> None:
-    receipt = queued[2] if isinstance(queued, tuple) else None
-    if receipt is not None and not receipt.done():
-        receipt.set_result(failure)
-
-
-def _report_abandoned(queued: Queued) -> None:
-    receipt = queued[2] if isinstance(queued, tuple) else None
-    if receipt is not None and not receipt.done():
-        receipt.set_exception(_abandoned())
 
 
 def _abandoned() -> BusNotRunningError:

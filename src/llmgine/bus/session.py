@@ -54,6 +54,9 @@ class BusSession:
         self._active = False
         self._ended = False
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._ending: asyncio.Task[None] | None = None
+        self._announced = asyncio.Event()
+        """Set when its tasks have ended, and its end is being published."""
 
     async def start(self) -> Self:
         """Begin the session and publish its `SessionStartEvent`.
@@ -64,23 +67,42 @@ class BusSession:
         if self._ended:
             msg = f"Session {self.session_id} has ended, and a session begins once. Make another: bus.create_session()."
             raise SessionClosedError(msg)
-        if not self._active:
-            self.bus._active_sessions += 1
+        if self._active:
+            return self
         self._active = True
-        await self.bus.publish(SessionStartEvent(session_id=self.session_id))
+        self.bus._active_sessions += 1
+        try:
+            await self.bus.publish(SessionStartEvent(session_id=self.session_id))
+        except BaseException as error:
+            self._begin_end(error)  # nobody will end what was not begun
+            raise
         return self
 
     async def end(self, error: BaseException | None = None) -> None:
         """Cancel the session's tasks, publish its `SessionEndEvent`, and remove its handlers."""
-        if not self._active:
-            return
+        if self._active:
+            ending = self._begin_end(error)
+            try:
+                await asyncio.wait((ending,))  # which goes on if this is cancelled
+            except asyncio.CancelledError:
+                await self._announced.wait()
+                raise
+            ending.result()
+
+    def _begin_end(self, error: BaseException | None) -> asyncio.Task[None]:
         self._active, self._ended = False, True
         self.bus._active_sessions -= 1
+        others = self._tasks - {asyncio.current_task()}  # which may end the session that it belongs to
+        for task in others:
+            task.cancel()
+        self._ending = asyncio.create_task(self._finish(error, others))
+        return self._ending
+
+    async def _finish(self, error: BaseException | None, tasks: set[asyncio.Task[Any]]) -> None:
         try:
-            for task in self._tasks:
-                task.cancel()
-            if self._tasks:
-                await asyncio.wait(self._tasks)
+            if tasks:
+                await asyncio.wait(tasks)
+            self._announced.set()
             await self.bus.publish(SessionEndEvent(session_id=self.session_id, error=error))
         finally:
             self.bus.unregister_session_handlers(self.session_id)

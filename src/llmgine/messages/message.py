@@ -44,7 +44,7 @@ class Message:
 
     _id_field: ClassVar[str]
     _left_out: ClassVar[Mapping[str, Callable[[], Any]]] = {
-        "_identity": next_number,
+        "_identity": lambda: (time_ns(), next_number()),  # all of it, so that it does not matter who is first to read
         "_timestamp": time_ns,
         "_metadata": dict,
         "session_id": lambda: BUS,
@@ -147,15 +147,16 @@ def id_of(message: Message) -> str:
 
 def origin_of(message: Message) -> Origin:
     """Return a message's id and what is noted of its causes, without writing the ids out."""
-    identity = message._identity
+    # In this order: whoever replaces the time, in another thread, has written the id before.
+    made, identity = message._timestamp, message._identity
     if type(identity) is int:
-        return (message._timestamp, identity), None, None, None
+        return (made, identity), None, None, None
     if type(identity) is tuple and len(identity) == 4:
         return cast("Origin", identity)
     if identity:
         return identity, None, None, None
     number = message.__dict__.setdefault("_number", next_number())
-    return (message._timestamp, number), None, None, None
+    return (made, number), None, None, None
 
 
 @lru_cache(maxsize=8)
