@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from functools import partial
-from types import FunctionType, MethodType, UnionType
+from types import CodeType, FunctionType, MethodType, UnionType
 from typing import Any, ClassVar, Union, get_args, get_origin, get_type_hints
 
 from llmgine.errors import ConfigurationError
@@ -13,6 +13,12 @@ from llmgine.messages import Command, Event
 from llmgine.messages.message import Message
 
 __all__ = ["check_handler", "check_message", "check_message_type", "name_of"]
+
+
+_MOST_ACCEPTED = 1000
+_accepted: dict[tuple[int, type, int, bool], tuple[CodeType, Any]] = {}
+"""What has been found in order: the code of a function, by identity, what it is for, and its annotation. The values keep
+what the keys identify."""
 
 
 def check_message(message: Any, base: type[Command[Any] | Event]) -> None:
@@ -72,6 +78,7 @@ def check_handler(handler: Any, message_type: type[Message], *, named: bool = Fa
             another message class.
     """
     function = handler.__func__ if type(handler) is MethodType else handler
+    annotation = None
     if type(function) is FunctionType:
         code = function.__code__
         first = int(function is not handler)
@@ -79,9 +86,17 @@ def check_handler(handler: Any, message_type: type[Message], *, named: bool = Fa
             annotation = function.__annotations__.get(code.co_varnames[first])
             if annotation is None or annotation is message_type or annotation == message_type.__name__:
                 return  # most handlers, at a tenth of the cost
+    # Sessions register the same functions again and again, or closures of the same code.
+    known = (id(getattr(function, "__code__", function)), message_type, id(annotation), named)
+    if known in _accepted:
+        return
     _check_call(handler, message_type)
     if not named:
         _check_annotation(handler, message_type)
+    if type(function) is FunctionType:
+        if len(_accepted) >= _MOST_ACCEPTED:
+            _accepted.clear()
+        _accepted[known] = function.__code__, annotation
 
 
 def name_of(handler: Any) -> str:
