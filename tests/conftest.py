@@ -25,7 +25,7 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 # In the background, or under nohup, these are ignored, and what the tests start would inherit that.
 for _signal in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
     if signal.getsignal(_signal) is signal.SIG_IGN:
-        signal.signal(_signal, signal.SIG_DFL)
+        signal.signal(_signal, signal.default_int_handler if _signal == signal.SIGINT else signal.SIG_DFL)
 
 
 if os.environ.get("LLMGINE_TEST_LOOP") == "uvloop":

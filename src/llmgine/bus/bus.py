@@ -282,6 +282,19 @@ class MessageBus(CommandExecution):
             raise ConfigurationError(msg)
         self._gate.add_observer(observer)
 
+    def remove_observer(self, observer: Observer) -> None:
+        """Show `observer` nothing more.
+
+        Raises:
+            ValueError: it was not added.
+        """
+        self._gate.remove_observer(observer)
+
+    def set_tracing(self, enabled: bool) -> bool:  # noqa: FBT001  # like the other switches
+        """Give every command a span, or only while a handler is registered for spans. Return what it was before."""
+        before, self._tracing = self._tracing, enabled
+        return before
+
     def set_observability_manager(self, observability: SupportsObserveEvent) -> None:
         """Show every event to `observability.observe_event`, and no more to the manager that was set before.
 

@@ -17,8 +17,7 @@ __all__ = ["check_handler", "check_message", "check_message_type", "name_of"]
 
 _MOST_ACCEPTED = 1000
 _accepted: dict[tuple[int, type, int, bool], tuple[CodeType, Any]] = {}
-"""What has been found in order: the code of a function, by identity, what it is for, and its annotation. The values keep
-what the keys identify."""
+"""What was found in order, by the identity of a function's code and of its annotation, which the values keep alive."""
 
 
 def check_message(message: Any, base: type[Command[Any] | Event]) -> None:

@@ -54,6 +54,12 @@ class Registration(ABC):
         """
         self._registry.register_event_handler(event_type, handler, session_id, priority)
 
+    def unregister_command_handler(
+        self, command_type: type[Command[Any]], handler: CommandHandler, session_id: SessionID = BUS
+    ) -> bool:
+        """Undo the registration of `handler`. Return False if there is none."""
+        return self._registry.unregister_command_handler(command_type, handler, session_id)
+
     def unregister_event_handler(
         self, event_type: EventKey, handler: EventHandler, session_id: SessionID = BUS
     ) -> bool:

@@ -139,6 +139,19 @@ class HandlerRegistry:
             self._count(event_type, 1)
             self._changed(scope)
 
+    def unregister_command_handler(
+        self, command_type: type[Command[Any]], handler: CommandHandler, session_id: SessionID = BUS
+    ) -> bool:
+        """Undo the registration of `handler`. Return False if there is none."""
+        with self._lock:
+            scope = self.scopes.get(session_id)
+            if scope is None or scope.commands.get(command_type) != handler:
+                return False
+            del scope.commands[command_type]
+            self.count -= 1
+            self._changed(scope)
+            return True
+
     def unregister_event_handler(
         self, event_type: EventKey, handler: EventHandler, session_id: SessionID = BUS
     ) -> bool:
