@@ -16,6 +16,8 @@ STAMP = HOME / "ready.txt"
 def prepare() -> None:
     """Make the environment, unless it is there and up to date."""
     wanted = sys.version + REQUIREMENTS.read_text()
+    # As an installer would: what is imported has been compiled.
+    subprocess.run([sys.executable, "-m", "compileall", "-q", str(REPOSITORY / "src")], check=True)
     if STAMP.exists() and STAMP.read_text() == wanted:
         return
     print(f"Setting up {HOME.name} (once)…", file=sys.stderr)

@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median, quantiles
+from tempfile import TemporaryDirectory
 from time import perf_counter, process_time
 
 from contestants.contestant import Contestant
@@ -157,6 +158,21 @@ async def sessions(contestant: Contestant, size: Size) -> Figures:
     if "session-end" not in contestant.cannot:
         figures["session-end"] = await cpu(contestant.end_sessions(idle)) / len(idle) * 1e6
     return figures
+
+
+async def log(contestant: Contestant, size: Size) -> Figures:
+    """Publish, with a log of every event. At its end there has to be a line for each."""
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "log.jsonl"
+        await contestant.start_with_log(path)
+        spent = await microseconds(lambda count: cpu(contestant.publish(count)), size)
+        await contestant.close_log()
+        with path.open("rb") as lines:  # nothing else happens any more
+            written = sum(1 for _ in lines)
+    if written != counter.handled:
+        msg = f"{written} lines in the log of {counter.handled} events"
+        raise MessagesLostError(msg)
+    return {"log": spent}
 
 
 async def queued_memory(contestant: Contestant, size: Size) -> Figures:

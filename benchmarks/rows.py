@@ -75,6 +75,11 @@ ROWS = (
         ),
     ),
     Row(
+        name="log",
+        measure=measurements.log,
+        figures=(Figure(name="log", title="publish, with a log of every event", unit="µs", goal=1.3, ratio=True),),
+    ),
+    Row(
         name="queued-memory",
         measure=measurements.queued_memory,
         figures=(Figure(name="queued-memory", title="memory, {queued:,} queued events", unit="MB", goal=30.0),),

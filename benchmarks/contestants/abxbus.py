@@ -3,6 +3,7 @@
 
 import logging
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from contestants.contestant import Contestant, left_out
@@ -30,6 +31,14 @@ class Abxbus(Contestant):
         self.bus.on(Ping, suspending_handler if suspend else counting_handler())
         for _ in range(handlers):
             self.bus.on(Pinged, counting_handler())
+
+    async def start_with_log(self, path: Path) -> None:
+        wal = import_module("abxbus.middlewares").WALEventBusMiddleware(path)
+        self.bus = abxbus.EventBus(max_history_size=0, middlewares=[wal])
+        self.bus.on(Pinged, counting_handler())
+
+    async def close_log(self) -> None:
+        await self.bus.wait_until_idle()
 
     async def execute(self, count: int) -> None:
         emit = self.bus.emit

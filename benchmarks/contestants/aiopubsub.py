@@ -24,8 +24,10 @@ def listener() -> Any:
 
 class AioPubSub(Contestant):
     module = "aiopubsub"
-    cannot = left_out(NO_COMMANDS, "execute", "execute-built", "concurrency") | left_out(
-        NO_WAITING, "publish", "fan-out", "growth", "sessions"
+    cannot = (
+        left_out(NO_COMMANDS, "execute", "execute-built", "concurrency")
+        | left_out(NO_WAITING, "publish", "fan-out", "growth", "sessions")
+        | left_out("no log of events", "log")
     )
 
     async def start(self, *, handlers: int = 1, suspend: bool = False) -> None:  # noqa: ARG002  # no commands

@@ -24,8 +24,10 @@ def receiver() -> Any:
 
 class Blinker(Contestant):
     module = "blinker"
-    cannot = left_out(NO_COMMANDS, "execute", "execute-built", "concurrency") | left_out(
-        NO_QUEUE, "burst", "queued-memory", "idle"
+    cannot = (
+        left_out(NO_COMMANDS, "execute", "execute-built", "concurrency")
+        | left_out(NO_QUEUE, "burst", "queued-memory", "idle")
+        | left_out("no log of events", "log")
     )
 
     async def start(self, *, handlers: int = 1, suspend: bool = False) -> None:  # noqa: ARG002  # no commands

@@ -3,6 +3,7 @@
 
 import logging
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from contestants.contestant import Contestant, left_out
@@ -33,6 +34,13 @@ class Bubus(Contestant):
             handler: Any = counting_handler()
             handler.__name__ = f"handle{n}"
             self.bus.on(Pinged, handler)
+
+    async def start_with_log(self, path: Path) -> None:
+        await self.start()
+        self.bus.wal_path = path
+
+    async def close_log(self) -> None:
+        await self.bus.wait_until_idle()
 
     async def execute(self, count: int) -> None:
         dispatch = self.bus.dispatch

@@ -1,6 +1,7 @@
 """What a contestant does. Each row asks for some of it; an adapter names what its library cannot do, and why."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 
@@ -21,6 +22,14 @@ class Contestant(Protocol):
 
     async def start(self, *, handlers: int = 1, suspend: bool = False) -> None:
         """Register one command handler, which lets other tasks run once if `suspend`, and `handlers` event handlers."""
+        raise NotImplementedError
+
+    async def start_with_log(self, path: Path) -> None:
+        """Start with one event handler, and keep a log of every event: a line of JSON in the file."""
+        raise NotImplementedError
+
+    async def close_log(self) -> None:
+        """Return when the log is complete."""
         raise NotImplementedError
 
     async def execute(self, count: int) -> None:

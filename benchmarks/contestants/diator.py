@@ -53,7 +53,11 @@ class PingedHandler:
 
 class Diator(Contestant):
     module = "diator.mediator"
-    cannot = left_out(NO_QUEUE, "burst", "queued-memory", "idle") | left_out("no sessions", "sessions")
+    cannot = (
+        left_out(NO_QUEUE, "burst", "queued-memory", "idle")
+        | left_out("no sessions", "sessions")
+        | left_out("no log of events", "log")
+    )
 
     async def start(self, *, handlers: int = 1, suspend: bool = False) -> None:
         container = Container()

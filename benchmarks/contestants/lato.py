@@ -39,7 +39,11 @@ def pinged_handler() -> Any:
 
 class Lato(Contestant):
     module = "lato"
-    cannot = left_out(NO_QUEUE, "burst", "queued-memory", "idle") | left_out("no sessions", "sessions")
+    cannot = (
+        left_out(NO_QUEUE, "burst", "queued-memory", "idle")
+        | left_out("no sessions", "sessions")
+        | left_out("no log of events", "log")
+    )
 
     async def start(self, *, handlers: int = 1, suspend: bool = False) -> None:
         self.application = lato.Application("bench")

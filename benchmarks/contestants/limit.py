@@ -2,6 +2,10 @@
 
 import asyncio
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import orjson
 
 from contestants.contestant import Contestant
 from contestants.counter import Handler, counting_handler, suspending_handler
@@ -12,6 +16,7 @@ class Limit(Contestant):
     """The same work by hand."""
 
     module = "asyncio"
+    log: BinaryIO | None = None
 
     async def start(self, *, handlers: int = 1, suspend: bool = False) -> None:
         self.handler = suspending_handler if suspend else counting_handler()
@@ -19,6 +24,14 @@ class Limit(Contestant):
         self.sessions: dict[str, Handler] = {}
         self.waiting: asyncio.Queue[Message] = asyncio.Queue()
         self.consumer = asyncio.create_task(self.consume())
+
+    async def start_with_log(self, path: Path) -> None:
+        await self.start()
+        self.log = path.open("ab", buffering=65_536)  # closed below
+
+    async def close_log(self) -> None:
+        assert self.log is not None
+        self.log.close()
 
     async def consume(self) -> None:
         handler = self.handler
@@ -40,6 +53,9 @@ class Limit(Contestant):
             await handler(command)
 
     async def publish(self, count: int) -> None:
+        if self.log is not None:
+            await self.publish_and_log(count, self.log)
+            return
         if len(self.handlers) == 1:
             await self.execute(count)
             return
@@ -47,6 +63,23 @@ class Limit(Contestant):
             event = Message(n=n)
             for handler in self.handlers:
                 await handler(event)
+
+    async def publish_and_log(self, count: int, log: BinaryIO) -> None:
+        handler = self.handler
+        for n in range(count):
+            event = Message(n=n)
+            line: dict[str, Any] = {  # what LLMgine writes
+                "event_type": "Message",
+                "event_id": event.id,
+                "timestamp": event.timestamp,
+                "metadata": {},
+                "correlation_id": event.id,
+                "causation_id": None,
+                "session_id": "BUS",
+                "n": event.n,
+            }
+            log.write(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))
+            await handler(event)
 
     async def queue(self, count: int) -> None:
         for n in range(count):

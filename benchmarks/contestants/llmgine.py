@@ -2,11 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from contestants.contestant import Contestant
 from contestants.counter import counting_handler, suspending_handler
 from llmgine.bus import MessageBus
 from llmgine.messages import Command, Event, SessionID
+from llmgine.observability import ObservabilityManager
+from llmgine.observability.handlers import JsonlHandler
 
 
 @dataclass
@@ -28,6 +31,15 @@ class LLMgine(Contestant):
         self.bus.register_command_handler(Ping, suspending_handler if suspend else counting_handler())
         for _ in range(handlers):
             self.bus.register_event_handler(Pinged, counting_handler())
+
+    async def start_with_log(self, path: Path) -> None:
+        await self.start()
+        self.observability = ObservabilityManager()
+        self.observability.register_handler(JsonlHandler(path.parent, path.name))
+        self.bus.set_observability_manager(self.observability)
+
+    async def close_log(self) -> None:
+        self.observability.close()
 
     async def execute(self, count: int) -> None:
         bus = self.bus

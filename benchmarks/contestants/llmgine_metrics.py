@@ -5,7 +5,7 @@ from contestants.llmgine import LLMgine
 
 
 class LLMgineMetrics(LLMgine):
-    cannot = left_out("measured as LLMgine", "sessions", "queued-memory", "growth", "import", "idle")
+    cannot = left_out("measured as LLMgine", "sessions", "queued-memory", "growth", "import", "idle", "log")
 
     async def start(self, *, handlers: int = 1, suspend: bool = False) -> None:
         await super().start(handlers=handlers, suspend=suspend)

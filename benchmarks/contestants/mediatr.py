@@ -28,7 +28,9 @@ async def suspend_and_handle(request: Ping) -> None:  # noqa: ARG001  # the shap
 
 class Mediatr(Contestant):
     module = "mediatr"
-    cannot = left_out(NO_EVENTS, "publish", "fan-out", "burst", "queued-memory", "growth", "idle", "sessions")
+    cannot = left_out(
+        NO_EVENTS, "publish", "fan-out", "burst", "queued-memory", "growth", "idle", "sessions"
+    ) | left_out("no log of events", "log")
 
     async def start(self, *, handlers: int = 1, suspend: bool = False) -> None:  # noqa: ARG002  # no events
         mediatr.Mediator.register_handler(suspend_and_handle if suspend else handle)

@@ -15,7 +15,7 @@ NO_COMMANDS = "no commands"
 
 class Pyee(Contestant):
     module = "pyee.asyncio"
-    cannot = left_out(NO_COMMANDS, "execute", "execute-built", "concurrency")
+    cannot = left_out(NO_COMMANDS, "execute", "execute-built", "concurrency") | left_out("no log of events", "log")
 
     async def start(self, *, handlers: int = 1, suspend: bool = False) -> None:  # noqa: ARG002  # no commands
         self.emitter = pyee.AsyncIOEventEmitter()

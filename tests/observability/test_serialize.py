@@ -23,6 +23,8 @@ from pydantic import BaseModel, Field, SecretStr
 
 from llmgine.messages import Command, CommandResult, Event, SessionID
 from llmgine.messages.events import CommandResultEvent, CommandStartedEvent, EventHandlerFailedEvent
+from llmgine.messages.message import origin_of
+from llmgine.observability.redact import REDACTED, redact
 from llmgine.observability.serialize import to_dict, to_line
 
 
@@ -118,7 +120,7 @@ class BrokenMapping(dict[str, Any]):
 Named = namedtuple("Named", "a b")  # noqa: PYI024  # the untyped kind is meant
 
 
-def value_of(value: Any, **bounds: int) -> Any:
+def value_of(value: Any, **bounds: Any) -> Any:
     """What a line says about a value, after what `to_dict` says has been found to be the same."""
     event = Happened(value=value)
     line = to_line(event, **bounds)
@@ -403,7 +405,8 @@ def test_any_event_is_one_line_of_json_that_says_what_the_dict_says_and_is_not_c
 ) -> None:
     event = Happened(value=value, metadata=metadata)
     before = {name: id(attribute) for name, attribute in vars(event).items()}
-    for bounds in ({}, {"max_text": max_text}):
+    choices: list[dict[str, Any]] = [{}, {"max_text": max_text}]
+    for bounds in choices:
         line = to_line(event, **bounds)
         assert line.index(b"\n") == len(line) - 1
         assert orjson.loads(line) == to_dict(event, **bounds)
@@ -421,3 +424,93 @@ def test_an_event_is_the_same_after_it_was_written() -> None:
     to_dict(event, max_values=3)
     assert event == twin
     assert vars(event) == vars(twin)
+
+
+@dataclass
+class Flat(Event):
+    text: str = ""
+    number: float | None = 0.5
+
+
+@pytest.mark.parametrize("caused", [False, True])
+@pytest.mark.parametrize("read", ["", "event_id", "timestamp"])
+def test_what_is_written_before_it_is_read_is_what_is_read_later(caused: bool, read: str) -> None:
+    event, command = Flat(text="é", session_id=SessionID('"s"')), Greet()
+    if caused:
+        event._identity = (*origin_of(event)[:1], origin_of(command)[0], origin_of(command)[0], None)
+    if read:
+        getattr(event, read)
+    data = orjson.loads(to_line(event, record_content=False, redactor=redact))
+    assert data == to_dict(event)
+    for name in ("event_id", "timestamp", "correlation_id", "causation_id", "session_id", "text", "number"):
+        assert data[name] == getattr(event, name)
+    if caused:
+        assert data["causation_id"] == data["correlation_id"] == command.command_id
+
+
+@pytest.mark.parametrize("name", ["%s", "Naïve", 'Quo"te', "A%%b"])
+def test_a_class_may_have_any_name(name: str) -> None:
+    event = type(name, (Event,), {})()
+    assert orjson.loads(to_line(event)) == to_dict(event)
+
+
+def test_a_field_with_the_name_of_something_given_is_written_once() -> None:
+    @dataclass
+    class Odd(Event):
+        event_type: str = "mine"
+        traceparent: str = "t"
+
+    event = Odd()
+    line = to_line(event)
+    assert line.count(b"event_type") == line.count(b"traceparent") == 1
+    assert orjson.loads(line) == to_dict(event)
+
+
+SECRET = "sk-proj-T3BlbkFJabcdefghijkl"
+secret_texts = st.sampled_from([SECRET, f"it is {SECRET}.", f"password={SECRET}"])
+secretive = st.recursive(
+    json_scalars | secret_texts | secret_texts.map(Text) | st.sampled_from([Enum("Kind", {"A": SECRET}).A]),  # type: ignore[attr-defined]
+    lambda inner: st.one_of(
+        st.lists(inner),
+        st.lists(inner).map(tuple),
+        st.dictionaries(st.sampled_from(["a", "password", "x-api-key", "time_to_first_token", SECRET]), inner),
+        st.builds(Point, st.floats(), inner),
+        st.builds(Greet, name=inner),
+        st.builds(Happened, value=inner),
+    ),
+    max_leaves=10,
+)
+
+
+@given(value=secretive, metadata=st.dictionaries(st.just("note"), secretive), max_text=st.integers(0, 200))
+def test_no_secret_is_written_and_line_and_dict_agree(value: Any, metadata: dict[str, Any], max_text: int) -> None:
+    event = Happened(value=value, metadata=metadata)
+    choices: list[dict[str, Any]] = [{}, {"max_text": max_text}]
+    for bounds in choices:
+        line = to_line(event, redactor=redact, **bounds)
+        assert orjson.loads(line) == to_dict(event, redactor=redact, **bounds)
+        assert b"T3Blbk" not in line
+
+
+@given(value=secretive)
+def test_what_redacting_leaves_is_what_redacting_the_dict_leaves(value: Any) -> None:
+    event = Happened(value=value)
+    assert to_dict(event, redactor=redact)["value"] == redact(to_dict(event))["value"]
+
+
+def test_a_secret_that_the_end_of_a_long_text_goes_through_is_found() -> None:
+    text = f"{'x ' * 48}{SECRET} and more"
+    for max_text in range(90, 130):
+        assert b"sk-" not in to_line(Happened(value=text), redactor=redact, max_text=max_text)
+    assert to_dict(Happened(value=text), redactor=redact)["value"] == f"{'x ' * 48}{REDACTED} and more"
+
+
+def test_fields_with_the_names_of_secrets_go_and_those_that_count_stay() -> None:
+    @dataclass
+    class Login(Event):
+        password: str = "p"
+        time_to_first_token: float = 0.5
+        token: int = 3
+
+    data = orjson.loads(to_line(Login(), redactor=redact))
+    assert (data["password"], data["time_to_first_token"], data["token"]) == (REDACTED, 0.5, 3)

@@ -45,6 +45,13 @@ class SpanContext:
         return None
 
     @classmethod
+    def below(cls, parent: SpanContext | None) -> SpanContext:
+        """Return a new span below another, or, without one, the first span of a new trace. Its ids are random."""
+        if parent is None:
+            return cls(_random_id(_TRACE_ID, 16), _random_id(_SPAN_ID, 8))
+        return cls(parent.trace_id, _random_id(_SPAN_ID, 8), parent.span_id)
+
+    @classmethod
     def parse(cls, traceparent: object) -> SpanContext | None:
         """Return the span that a `traceparent` names; None for anything that is not one.
 
@@ -79,11 +86,7 @@ class CommandSpan:
     __slots__ = ("_command", "_given", "_start", "_ticks", "context")
 
     def __init__(self, command: Command[Any], parent: SpanContext | None) -> None:
-        self.context = SpanContext(
-            parent.trace_id if parent is not None else _trace_id(command),
-            _random_id(_SPAN_ID, 8),
-            parent.span_id if parent is not None else None,
-        )
+        self.context = SpanContext.below(parent)
         self._command = command
         self._given = command.traceparent
         self._start = time_ns()
@@ -125,17 +128,12 @@ class CommandSpan:
 def begin_span(command: Command[Any]) -> CommandSpan | None:
     """Begin a command's span, below the one that its `traceparent` names; None if that one is not recorded.
 
-    Without a valid `traceparent` it begins a trace, whose id is the command's correlation id if that can be one.
+    Without a valid `traceparent` it begins a trace.
     """
     parent = SpanContext.parse(command.traceparent)
     if parent is not None and not parent.sampled:
         return None
     return CommandSpan(command, parent)
-
-
-def _trace_id(command: Command[Any]) -> str:
-    correlation_id = str(command.correlation_id)
-    return correlation_id if _TRACE_ID.fullmatch(correlation_id) else _random_id(_TRACE_ID, 16)
 
 
 def _random_id(form: re.Pattern[str], size: int) -> str:

@@ -1,6 +1,7 @@
 """Observability: everything that a bus publishes, shown to whoever keeps a record of it."""
 
 from llmgine.observability.events import (
+    LogEvent,
     LogLevel,
     Metric,
     MetricEvent,
@@ -8,15 +9,21 @@ from llmgine.observability.events import (
     SpanContext,
     TraceEvent,
 )
-from llmgine.observability.manager import ObservabilityHandler, ObservabilityManager
+from llmgine.observability.manager import ObservabilityBus, ObservabilityHandler, ObservabilityManager
+from llmgine.observability.queued import QueuedHandler
+from llmgine.observability.sink import HandlerStats
 
 __all__ = [
+    "HandlerStats",
+    "LogEvent",
     "LogLevel",
     "Metric",
     "MetricEvent",
     "ObservabilityBaseEvent",
+    "ObservabilityBus",
     "ObservabilityHandler",
     "ObservabilityManager",
+    "QueuedHandler",
     "SpanContext",
     "TraceEvent",
 ]

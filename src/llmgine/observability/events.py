@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any
 
 from llmgine.bus.tracing import SpanContext, TraceEvent
 from llmgine.messages import Event
 
-__all__ = ["LogLevel", "Metric", "MetricEvent", "ObservabilityBaseEvent", "SpanContext", "TraceEvent"]
+__all__ = ["LogEvent", "LogLevel", "Metric", "MetricEvent", "ObservabilityBaseEvent", "SpanContext", "TraceEvent"]
 
 
 class LogLevel(StrEnum):
@@ -26,6 +27,17 @@ class ObservabilityBaseEvent(Event):
     """Something worth recording, whether or not anything handles it."""
 
     level: LogLevel = LogLevel.INFO
+
+
+@dataclass
+class LogEvent(ObservabilityBaseEvent):
+    """Somebody had something to say."""
+
+    message: str = ""
+    context: dict[str, Any] = field(default_factory=dict[str, Any])
+    """What it is about, by name."""
+    source: str | None = None
+    """Which part of the application says it."""
 
 
 @dataclass

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from llmgine.messages import Command
 
@@ -13,4 +13,4 @@ __all__ = ["PromptCommand"]
 class PromptCommand(Command[str]):
     """Ask the model something. The result is the text of its reply."""
 
-    prompt: str = ""
+    prompt: str = field(default="", metadata={"content": True})

@@ -3,6 +3,9 @@
 In each turn, in order: `EngineStatusEvent`, `TextChunkEvent`s, `ToolCallEvent`s, `EngineStatusEvent`, and the
 `ToolExecuteResultEvent`s in the order of the calls. At the end, exactly one of `LLMResponseEvent`,
 `PromptCancelledEvent`, `PromptFailedEvent`.
+
+Fields marked `content` hold what people and models say. Logs and traces tell how long it is, and what it says only when
+they are asked to.
 """
 
 from __future__ import annotations
@@ -40,14 +43,14 @@ class EngineStatusEvent(EngineEvent):
 class TextChunkEvent(EngineEvent):
     """A piece of the reply's text has arrived."""
 
-    text: str = ""
+    text: str = field(default="", metadata={"content": True})
 
 
 @dataclass
 class LLMResponseEvent(EngineEvent):
     """The reply is complete."""
 
-    text: str = ""
+    text: str = field(default="", metadata={"content": True})
     """The text of the last turn."""
     finish_reason: FinishReason = FinishReason.STOP
     usage: Usage = field(default_factory=Usage)
@@ -68,7 +71,7 @@ class LLMResponseEvent(EngineEvent):
 class PromptCancelledEvent(EngineEvent):
     """The prompt was cancelled. What tools had done by then, and the text, stay in the history."""
 
-    text: str = ""
+    text: str = field(default="", metadata={"content": True})
     """As much of the last turn's text as had arrived."""
 
 
@@ -78,5 +81,5 @@ class PromptFailedEvent(EngineEvent):
 
     error: str = ""
     """`"RateLimitedError: text"`"""
-    text: str = ""
+    text: str = field(default="", metadata={"content": True})
     """As much of the last turn's text as had arrived."""

@@ -1,4 +1,4 @@
-"""What is published about tools."""
+"""What is published about tools. Fields marked `content` hold what models and tools say to each other."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class ToolCallEvent(ToolManagerEvent):
 
     tool_call_id: str = ""
     tool_name: str = ""
-    arguments: str = "{}"
+    arguments: str = field(default="{}", metadata={"content": True})
     """As the model wrote them, unchecked."""
 
 
@@ -33,9 +33,9 @@ class ToolExecuteResultEvent(ToolManagerEvent):
 
     execution_succeed: bool = False
     tool_info: dict[str, Any] = field(default_factory=dict[str, Any])
-    tool_args: dict[str, Any] = field(default_factory=dict[str, Any])
+    tool_args: dict[str, Any] = field(default_factory=dict[str, Any], metadata={"content": True})
     """The arguments that the tool got; `{"__raw__": text}` where the model's text was no JSON object."""
-    tool_result: str = ""
+    tool_result: str = field(default="", metadata={"content": True})
     """What the model is told."""
     tool_name: str = ""
     tool_call_id: str = ""

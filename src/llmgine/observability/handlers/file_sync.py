@@ -11,9 +11,10 @@ from time import monotonic, sleep
 from llmgine.errors import ConfigurationError
 from llmgine.messages import Event
 from llmgine.observability.manager import ObservabilityHandler
+from llmgine.observability.redact import Redactor, redactor_of
 from llmgine.observability.serialize import to_line
 
-__all__ = ["SyncFileEventHandler"]
+__all__ = ["SyncFileEventHandler", "files_lock", "is_torn", "log_path"]
 
 _CHECK_EVERY = 1.0
 """Seconds after which a handler looks again whether its file is still there."""
@@ -21,9 +22,12 @@ _SETTLE = 0.02
 """Seconds after which a line that has not grown is not being written."""
 
 # One for all files, so that a fork can wait for it: no child begins with a lock that nobody will release.
-_lock = RLock()
+files_lock = RLock()
+"""Held by whoever writes to a log in this process."""
 if hasattr(os, "register_at_fork"):  # Windows cannot fork
-    os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
+    os.register_at_fork(
+        before=files_lock.acquire, after_in_parent=files_lock.release, after_in_child=files_lock.release
+    )
 
 
 class SyncFileEventHandler(ObservabilityHandler):
@@ -38,24 +42,30 @@ class SyncFileEventHandler(ObservabilityHandler):
     _torn = False
     _next_check = 0.0
 
-    def __init__(self, log_dir: str | os.PathLike[str] = "logs", filename: str | None = None) -> None:
+    def __init__(
+        self,
+        log_dir: str | os.PathLike[str] = "logs",
+        filename: str | None = None,
+        *,
+        record_content: bool = True,
+        redact: bool | Redactor = True,
+    ) -> None:
         """Open the file, and make the folders on its way.
 
         Args:
             log_dir: the folder.
             filename: the file in it, which may exist already; by default a new one, `events_<UTC time>.jsonl`.
+            record_content: record what people and models say, and not only how long it is.
+            redact: leave secrets out; or what leaves them out.
 
         Raises:
             ConfigurationError: the file would be outside the folder.
             OSError: the file cannot be made or opened.
         """
-        folder = Path(log_dir)
-        self.log_file = folder / filename if filename is not None else _new_file(folder)
+        self.log_file, self._path = log_path(log_dir, filename)
         """The file's path, inside `log_dir` as that was given."""
-        self._path = self.log_file.resolve()
-        if folder.resolve() not in self._path.parents:
-            msg = f"{filename!r} is not the name of a file inside the folder {str(folder)!r}."
-            raise ConfigurationError(msg)
+        self._record_content = record_content
+        self._redactor = redactor_of(redact)
         self._path.parent.mkdir(parents=True, exist_ok=True)
         self._open()
 
@@ -65,8 +75,8 @@ class SyncFileEventHandler(ObservabilityHandler):
         Raises:
             OSError: it could not be written: the disk is full, the folder is gone, the handler is closed.
         """
-        line = to_line(event)
-        with _lock:
+        line = to_line(event, record_content=self._record_content, redactor=self._redactor)
+        with files_lock:
             if monotonic() >= self._next_check:
                 self._check()
             if self._torn:
@@ -80,7 +90,7 @@ class SyncFileEventHandler(ObservabilityHandler):
 
     def close(self) -> None:
         """Close the file. Does nothing the second time."""
-        with _lock:
+        with files_lock:
             fd, self._fd = self._fd, -1
             if fd >= 0:
                 os.close(fd)
@@ -91,7 +101,7 @@ class SyncFileEventHandler(ObservabilityHandler):
         fd = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
         self.close()
         self._fd = fd
-        self._torn = _is_torn(fd)
+        self._torn = is_torn(fd)
 
     def _check(self) -> None:
         if os.fstat(self._fd).st_nlink == 0:
@@ -99,7 +109,23 @@ class SyncFileEventHandler(ObservabilityHandler):
         self._next_check = monotonic() + _CHECK_EVERY
 
 
-def _is_torn(fd: int) -> bool:
+def log_path(log_dir: str | os.PathLike[str], filename: str | None) -> tuple[Path, Path]:
+    """Return the path of a log as a user would write it, and the absolute one; without a name, of a new file.
+
+    Raises:
+        ConfigurationError: the file would be outside the folder.
+        OSError: the new file cannot be made.
+    """
+    folder = Path(log_dir)
+    path = folder / filename if filename is not None else _new_file(folder)
+    absolute = path.resolve()
+    if folder.resolve() not in absolute.parents:
+        msg = f"{filename!r} is not the name of a file inside the folder {str(folder)!r}."
+        raise ConfigurationError(msg)
+    return path, absolute
+
+
+def is_torn(fd: int) -> bool:
     """Tell whether a file ends in half a line that nobody is about to finish."""
     known = 0
     while (size := os.fstat(fd).st_size) != known:
