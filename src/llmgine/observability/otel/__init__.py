@@ -1,0 +1,1 @@
+"""What needs OpenTelemetry: only `llmgine.observability.otel_handler` imports it, when a handler is made."""

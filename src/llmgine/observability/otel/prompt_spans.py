@@ -1,0 +1,278 @@
+"""Spans of what engines do for a prompt: one for the prompt, below it one for each request to the model and each tool.
+
+Which model answers is known only when the reply is complete; so the requests' spans are made then, with the times at
+which they began and ended.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from time import time_ns
+from typing import Any, TypeAlias
+
+import orjson
+from opentelemetry.trace import Span, SpanKind
+
+from llmgine.llm.engine.commands import PromptCommand
+from llmgine.llm.engine.events import (
+    EngineEvent,
+    EngineStatusEvent,
+    LLMResponseEvent,
+    PromptCancelledEvent,
+    PromptFailedEvent,
+)
+from llmgine.llm.tools.tool_events import ToolCallEvent, ToolExecuteResultEvent, ToolManagerEvent
+from llmgine.messages.ids import BUS
+from llmgine.observability import semconv
+from llmgine.observability.otel.bounded import Bounded
+from llmgine.observability.otel.bus_spans import kind_of_error
+from llmgine.observability.otel.metrics import Metrics
+from llmgine.observability.otel.open_spans import OpenSpans
+from llmgine.observability.otel.spans import Spans, fail, give_up
+from llmgine.observability.redact import redact
+
+__all__ = ["PromptSpans"]
+
+_Key: TypeAlias = tuple[str, str | None]
+"""An engine's id, and that of the command which it answers."""
+
+_MAX_TURNS = 1000
+_LOCAL = frozenset({"local", "scripted"})
+"""Providers that are in this process."""
+
+
+@dataclass(slots=True)
+class _Turn:
+    """One request to the model; times in nanoseconds since 1970."""
+
+    began: int
+    ended: int | None = None
+
+
+@dataclass(slots=True)
+class _Prompt:
+    """A prompt that is being answered."""
+
+    span: Span
+    turns: deque[_Turn] = field(default_factory=lambda: deque[_Turn](maxlen=_MAX_TURNS))
+    calls: set[str] = field(default_factory=set[str])
+    """Of tools that have not ended."""
+
+    def end_turn(self, now: int) -> None:
+        if self.turns and self.turns[-1].ended is None:
+            self.turns[-1].ended = now
+
+
+class PromptSpans:
+    """Keeps the prompts and the tool calls that are under way."""
+
+    def __init__(
+        self,
+        spans: Spans,
+        opened: OpenSpans,
+        vocabulary: semconv.Vocabulary,
+        metrics: Metrics | None,
+        limit: int,
+        *,
+        count_evicted: Callable[[], None],
+        record_content: bool,
+    ) -> None:
+        self._spans = spans
+        self._open = opened
+        self._names = vocabulary.gen_ai
+        self._metrics = metrics
+        self._count_evicted = count_evicted
+        self._record_content = record_content
+        self._prompts: Bounded[_Key, _Prompt] = Bounded(limit, self._evict_prompt)
+        self._calls: Bounded[tuple[_Key, str], tuple[Span, int]] = Bounded(limit, self._evict_call)
+
+    def status(self, event: EngineStatusEvent) -> None:
+        """Take note that the model is asked, or that it has answered."""
+        now = time_ns()
+        key = _key(event)
+        prompt = self._prompts.get(key)
+        if prompt is not None:
+            prompt.end_turn(now)
+        if event.status == "calling model":
+            if prompt is None:
+                prompt = self._begin(event, key, now)
+            prompt.turns.append(_Turn(now))
+
+    def answered(self, event: LLMResponseEvent) -> None:
+        """End a prompt that has its reply."""
+        now = time_ns()
+        prompt = self._prompts.pop(_key(event)) or self._begin(event, None, now - round(event.duration * 1e9))
+        if not prompt.turns:
+            prompt.turns.append(_Turn(now - round(event.duration * 1e9)))
+        prompt.end_turn(now)
+        usage = {
+            semconv.INPUT_TOKENS: event.usage.input_tokens,
+            semconv.OUTPUT_TOKENS: event.usage.output_tokens,
+        }
+        about = _known(event)
+        for number, turn in enumerate(prompt.turns, 1):
+            last = number == len(prompt.turns)
+            more: dict[str, Any] = {semconv.FINISH_REASONS: [str(event.finish_reason) if last else "tool_calls"]}
+            if event.turns == 1:  # how many tokens each of several requests took, no event says
+                more |= usage
+            if number == 1 and event.time_to_first_token is not None:
+                more[semconv.TIME_TO_FIRST_CHUNK] = event.time_to_first_token
+            self._request(prompt, turn, about, more, None)
+        agent: dict[str, Any] = {**about, **usage, semconv.FINISH_REASONS: [str(event.finish_reason)]}
+        if self._names.agent_provider is None:
+            agent.pop(semconv.PROVIDER, None)
+        prompt.span.set_attributes(agent)
+        if self._record_content:
+            reply = {**_message("assistant", event.text), "finish_reason": str(event.finish_reason)}
+            prompt.span.set_attribute(semconv.OUTPUT_MESSAGES, _json([reply]))
+        if self._metrics is not None:
+            self._metrics.used(event.usage, about)
+        self._end_calls(_key(event), prompt)
+        prompt.span.end(now)
+
+    def broken_off(self, event: PromptCancelledEvent | PromptFailedEvent) -> None:
+        """End a prompt that was cancelled or has failed."""
+        now = time_ns()
+        prompt = self._prompts.pop(_key(event)) or self._begin(event, None, now)
+        text = event.error if isinstance(event, PromptFailedEvent) else "CancelledError: the prompt was cancelled"
+        problem = kind_of_error(text)
+        asking = bool(prompt.turns) and prompt.turns[-1].ended is None
+        prompt.end_turn(now)
+        for turn in prompt.turns:
+            failed = asking and turn is prompt.turns[-1]
+            self._request(prompt, turn, {}, {}, (problem, text) if failed else None)
+        self._end_calls(_key(event), prompt)
+        fail(prompt.span, problem, text)
+        prompt.span.end(now)
+
+    def called(self, event: ToolCallEvent) -> None:
+        """Begin the span of a tool that the model has asked for."""
+        now = time_ns()
+        prompt = self._prompts.get(_key(event))
+        if prompt is not None:
+            prompt.end_turn(now)
+            prompt.calls.add(event.tool_call_id)
+        span = self._tool(event, event.tool_name, event.tool_call_id, now)
+        if self._record_content:
+            span.set_attribute(semconv.TOOL_ARGUMENTS, redact.text(event.arguments))
+        self._calls.put((_key(event), event.tool_call_id), (span, now))
+
+    def ran(self, event: ToolExecuteResultEvent) -> None:
+        """End the span of a tool that has run; it is as long as the tool took."""
+        now = time_ns()
+        took = round(event.duration * 1e9)
+        key = _key(event)
+        span, began = self._calls.pop((key, event.tool_call_id)) or (None, now - took)
+        prompt = self._prompts.get(key)
+        if prompt is not None:
+            prompt.calls.discard(event.tool_call_id)
+        if span is None:
+            span = self._tool(event, event.tool_name, event.tool_call_id, began)
+            if self._record_content:
+                span.set_attribute(semconv.TOOL_ARGUMENTS, _json(redact(event.tool_args)))
+        if self._record_content:
+            span.set_attribute(semconv.TOOL_RESULT, redact.text(event.tool_result))
+        problem = None if event.execution_succeed else semconv.TOOL_ERROR
+        if problem is not None:
+            # What the model was told may quote anything; it is content.
+            fail(span, problem, event.tool_result if self._record_content else "The tool failed.")
+        if self._metrics is not None:
+            self._metrics.ran_tool(event.duration, event.tool_name, problem)
+        span.end(min(began + took, now))
+
+    def close(self) -> None:
+        """End what is open."""
+        for span, _ in self._calls.drain():
+            give_up(span, "closed")
+        for prompt in self._prompts.drain():
+            give_up(prompt.span, "closed")
+
+    # Inside
+
+    def _begin(self, event: EngineEvent, key: _Key | None, began: int) -> _Prompt:
+        attributes = {semconv.OPERATION: semconv.INVOKE_AGENT, **_conversation(event)}
+        if self._names.agent_id is not None and event.engine_id:
+            attributes[self._names.agent_id] = event.engine_id
+        command = self._open.sender_of(event)
+        if self._record_content and isinstance(command, PromptCommand):
+            attributes[semconv.INPUT_MESSAGES] = _json([_message("user", command.prompt)])
+        parent = self._open.parent_of(event)
+        prompt = _Prompt(self._spans.start(semconv.AGENT_SPAN, parent, attributes=attributes, begun=began))
+        if key is not None:
+            self._prompts.put(key, prompt)
+        return prompt
+
+    def _request(
+        self,
+        prompt: _Prompt,
+        turn: _Turn,
+        about: dict[str, str],
+        more: dict[str, Any],
+        problem: tuple[str, str] | None,
+    ) -> None:
+        kind = SpanKind.INTERNAL if about.get(semconv.PROVIDER) in _LOCAL else SpanKind.CLIENT
+        attributes = {semconv.OPERATION: semconv.CHAT, **about, **more}
+        name = semconv.CHAT_SPAN.format(about.get(semconv.REQUEST_MODEL, "")).strip()
+        span = self._spans.start(name, prompt.span, kind=kind, attributes=attributes, begun=turn.began)
+        if problem is not None:
+            fail(span, *problem)
+        span.end(turn.ended)
+        if self._metrics is not None and turn.ended is not None:
+            self._metrics.inferred((turn.ended - turn.began) / 1e9, about, problem and problem[0])
+
+    def _tool(self, event: ToolManagerEvent, name: str, call_id: str, began: int) -> Span:
+        attributes = {
+            semconv.OPERATION: semconv.EXECUTE_TOOL,
+            semconv.TOOL_NAME: name,
+            semconv.TOOL_CALL_ID: call_id,
+            semconv.TOOL_TYPE: "function",
+            **_conversation(event),
+        }
+        prompt = self._prompts.get(_key(event))
+        parent = self._open.parent_of(event) if prompt is None else prompt.span
+        return self._spans.start(semconv.TOOL_SPAN.format(name).strip(), parent, attributes=attributes, begun=began)
+
+    def _end_calls(self, key: _Key, prompt: _Prompt) -> None:
+        """End the spans of tools that have been cancelled with their prompt."""
+        for call_id in prompt.calls:
+            left = self._calls.pop((key, call_id))
+            if left is not None:
+                fail(left[0], "CancelledError", "The prompt ended before the tool did.")
+                left[0].end()
+
+    def _evict_prompt(self, _: _Key, prompt: _Prompt) -> None:
+        self._count_evicted()
+        give_up(prompt.span, "too many open spans")
+
+    def _evict_call(self, _: tuple[_Key, str], call: tuple[Span, int]) -> None:
+        self._count_evicted()
+        give_up(call[0], "too many open spans")
+
+
+def _key(event: EngineEvent | ToolManagerEvent) -> _Key:
+    return event.engine_id, event.causation_id
+
+
+def _known(event: LLMResponseEvent) -> dict[str, str]:
+    """Return the provider and the model, as far as the event names them."""
+    # The event names one model: the one that answered, which is the one that was asked, unless that was an alias.
+    about = {
+        semconv.PROVIDER: event.provider,
+        semconv.REQUEST_MODEL: event.model,
+        semconv.RESPONSE_MODEL: event.model,
+    }
+    return {name: value for name, value in about.items() if value}
+
+
+def _conversation(event: EngineEvent | ToolManagerEvent) -> dict[str, str]:
+    return {} if event.session_id == BUS else {semconv.CONVERSATION: event.session_id}
+
+
+def _message(role: str, text: str) -> dict[str, Any]:
+    return {"role": role, "parts": [{"type": "text", "content": redact.text(text)}]}
+
+
+def _json(value: Any) -> str:
+    return orjson.dumps(value, default=str).decode("utf-8", "replace")
