@@ -117,12 +117,28 @@ CONTRACT = {
         "ToolExecutionError",
         "ToolTimeoutError",
     ],
-    "llmgine.observability": ["Metric", "MetricEvent", "TraceEvent", "SpanContext"],
+    "llmgine.observability": [
+        "LogEvent",
+        "LogLevel",
+        "Metric",
+        "MetricEvent",
+        "ObservabilityBus",
+        "ObservabilityManager",
+        "SpanContext",
+        "TraceEvent",
+    ],
     "llmgine.observability.events": ["LogLevel", "ObservabilityBaseEvent"],
-    "llmgine.observability.manager": ["ObservabilityManager", "ObservabilityHandler"],
+    "llmgine.observability.manager": ["ObservabilityBus", "ObservabilityManager", "ObservabilityHandler"],
+    "llmgine.observability.handlers": ["ConsoleEventHandler", "FileEventHandler", "ObservabilityEventHandler"],
+    "llmgine.observability.otel_handler": ["OpenTelemetryHandler"],
     "llmgine.observability.handlers.file_sync": ["SyncFileEventHandler"],
     "llmgine.observability.handlers.console_sync": ["SyncConsoleEventHandler"],
-    "llmgine.observability.handlers.adapters": ["create_sync_console_handler", "create_sync_file_handler"],
+    "llmgine.observability.handlers.adapters": [
+        "AsyncHandlerAdapter",
+        "create_sync_console_handler",
+        "create_sync_file_handler",
+    ],
+    "llmgine.bootstrap": ["ApplicationBootstrap", "ApplicationConfig", "CommandBootstrap", "setup_basic_logging"],
 }
 
 
