@@ -25,6 +25,9 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 
+_PATH = "The log: a file, or the folder of its files; logs/ here if it is left out. Compressed files are read too."
+_ID = "The id of an event or a command, or as much of it as no other begins with."
+
 
 def _show_version(wanted: bool) -> None:
     if wanted:
@@ -152,6 +155,172 @@ def describe(
     from llmgine.cli.describe import run_describe
 
     return partial(run_describe, bus, as_json=json, check=check)
+
+
+@app.command()
+def logs(
+    path: Annotated[str, typer.Argument(metavar="PATH", help=_PATH, show_default=False)] = "logs",
+    *,
+    session: Annotated[str | None, typer.Option("--session", "-s", metavar="ID", help="Of this session.")] = None,
+    types: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--type",
+            "-t",
+            metavar="TYPE",
+            help="Of this class, or of this event name, in which * stands for one part and ** at the end for any rest: "
+            "CommandErrorEvent, 'tool.**'. May be repeated.",
+        ),
+    ] = None,
+    correlation: Annotated[
+        str | None, typer.Option(metavar="ID", help="Of the chain with this id, or one that begins so.")
+    ] = None,
+    caused_by: Annotated[
+        str | None, typer.Option(metavar="ID", help="Caused by the message with this id, or one that begins so.")
+    ] = None,
+    since: Annotated[
+        str | None,
+        typer.Option(metavar="TIME", help="Not before this: 15m, 2h, 3d ago, today, yesterday, 2026-05-04T13:30."),
+    ] = None,
+    until: Annotated[str | None, typer.Option(metavar="TIME", help="Before this.")] = None,
+    text: Annotated[
+        str | None,
+        typer.Option(metavar="TEXT", help="With this text in a name or a value, upper and lower case as given."),
+    ] = None,
+    level: Annotated[
+        str | None,
+        typer.Option(
+            "--level", "-l", metavar="LEVEL", help="This bad or worse: debug, info, warning, error, critical."
+        ),
+    ] = None,
+    last: Annotated[int | None, typer.Option("--last", "-n", min=0, help="Only the last so many of them.")] = None,
+    follow: Annotated[
+        bool,
+        typer.Option("--follow", "-f", help="Show the last 10, or --last, and then each new one until Ctrl-C."),
+    ] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print the lines as they were written.")] = False,
+) -> Callable[[], int]:
+    """Show the events of a log.
+
+    At a terminal they are a table; in a pipe, lines with tabs between date, level, type, session, id and summary.
+
+    Example: llmgine logs --since 15m --level warning
+    """
+    from llmgine.cli.logs import LogsOptions, run_logs
+
+    options = LogsOptions(
+        path=path,
+        session=session,
+        types=tuple(types or ()),
+        correlation_id=correlation,
+        causation_id=caused_by,
+        since=since,
+        until=until,
+        text=text,
+        level=level,
+        last=last,
+        follow=follow,
+        json=json,
+    )
+    return partial(run_logs, options)
+
+
+@app.command()
+def stats(
+    path: Annotated[str, typer.Argument(metavar="PATH", help=_PATH, show_default=False)] = "logs",
+    *,
+    session: Annotated[str | None, typer.Option("--session", "-s", metavar="ID", help="Only this session.")] = None,
+    since: Annotated[
+        str | None, typer.Option(metavar="TIME", help="Not before this: 15m, 2h, 3d ago, today, 2026-05-04T13:30.")
+    ] = None,
+    until: Annotated[str | None, typer.Option(metavar="TIME", help="Before this.")] = None,
+    by: Annotated[
+        str | None, typer.Option(metavar="session", help="Add a table with a row for each: session is all there is.")
+    ] = None,
+    prices: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help='What models cost, as TOML: tables such as ["openai:gpt-5"] with the prices of a million tokens, '
+            "input and output. Without it no cost is known.",
+        ),
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object; durations are in seconds.")] = False,
+) -> Callable[[], int]:
+    """Add up a log: events, errors, how long commands took, tokens and what they cost.
+
+    Example: llmgine stats --since today --by session
+    """
+    from llmgine.cli.stats import StatsOptions, run_stats
+
+    options = StatsOptions(path=path, session=session, since=since, until=until, by=by, prices=prices, json=json)
+    return partial(run_stats, options)
+
+
+@app.command()
+def trace(
+    identity: Annotated[str, typer.Argument(metavar="ID", help=_ID)],
+    path: Annotated[str, typer.Argument(metavar="PATH", help=_PATH, show_default=False)] = "logs",
+    *,
+    json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object: the steps, causes before what they caused.")
+    ] = False,
+    html: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Write it to this file instead, as one page for a browser.")
+    ] = None,
+) -> Callable[[], int]:
+    """Show everything that one command or event led to, as a tree beside a time line.
+
+    The id may also be that of any other event of the chain: it is always shown from its beginning.
+
+    Example: llmgine trace 18e9b63c5f5a4a --html trace.html
+    """
+    from llmgine.cli.trace import run_trace
+
+    return partial(run_trace, identity, path, as_json=json, html=html)
+
+
+@app.command()
+def why(
+    identity: Annotated[str, typer.Argument(metavar="ID", help=_ID)],
+    path: Annotated[str, typer.Argument(metavar="PATH", help=_PATH, show_default=False)] = "logs",
+    *,
+    json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object: the steps, the first cause first.")
+    ] = False,
+) -> Callable[[], int]:
+    """Show what led to one event or command, from the first cause down to it.
+
+    Example: llmgine why 18e9b63c60a250
+    """
+    from llmgine.cli.why import run_why
+
+    return partial(run_why, identity, path, as_json=json)
+
+
+@app.command()
+def new(
+    path: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME",
+            help="The application's name, and the folder that is made for it; its path, if it is to be elsewhere. "
+            "Lower-case letters, digits and _.",
+            show_default=False,
+        ),
+    ],
+) -> Callable[[], int]:
+    """Make a new application: one that runs, and whose tests pass.
+
+    It has settings, a command with its handler, a service that does the work,
+    an event, a log of everything that happens, and tests; its README tells what
+    is where. A folder that holds something is left as it is.
+
+    Example: llmgine new my_app && cd my_app && python main.py
+    """
+    from llmgine.cli.new import run_new
+
+    return partial(run_new, path)
 
 
 def run() -> int:

@@ -1,0 +1,1 @@
+"""What the application does, in plain Python that knows nothing of buses."""
