@@ -19,7 +19,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from llmgine.bus import MessageBus
-from llmgine.bus.lanes import Lanes
+from llmgine.bus.waits import Waits
 from llmgine.errors import DeadlockError
 from llmgine.messages import Command, Event, SessionID
 
@@ -337,7 +337,7 @@ def test_everything_ends_in_order_and_only_a_true_cycle_is_refused(program: list
 def test_what_is_refused_would_never_have_ended(program: list[Script]) -> None:
     """The same programs on a bus that refuses nothing: those with a refusal hang, the others end."""
     refusing, _ = asyncio.run(run(program))
-    with patch.object(Lanes, "_refuse_cycle", lambda *_: None):
+    with patch.object(Waits, "refuse_cycle", lambda *_: None):
         _, ended = asyncio.run(run(program))
     note(f"refused: {min(refusing.refused, 2)}")
 

@@ -5,37 +5,30 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass
 from threading import Lock, get_ident
 from typing import Any, ClassVar, Self, TypeVar, cast
 from weakref import WeakSet
 
-from llmgine.bus.causality import current, stamp
 from llmgine.bus.delivery import Delivery
 from llmgine.bus.excepthook import bus_exception_hook
-from llmgine.bus.execution import CommandExecution
 from llmgine.bus.failures import Failures
 from llmgine.bus.gate import Gate
-from llmgine.bus.handler_task import Failure, Handlers
-from llmgine.bus.interfaces import EventFilter, EventHandler, Observer, SupportsObserveEvent
+from llmgine.bus.handler_task import Handlers
+from llmgine.bus.interfaces import EventFilter, Observer, SupportsObserveEvent
 from llmgine.bus.lanes import Lanes
 from llmgine.bus.metrics import APPLICATION, MetricsCollector
 from llmgine.bus.options import check_number
 from llmgine.bus.pending import PendingEvents
+from llmgine.bus.publication import EventPublication
 from llmgine.bus.registry import HandlerRegistry
 from llmgine.bus.session import BusSession
 from llmgine.errors import (
     BusNotRunningError,
     ConfigurationError,
 )
-from llmgine.messages import Command, Event
-from llmgine.messages.events import (
-    EventHandlerFailedEvent,
-)
-from llmgine.messages.ids import BUS
-from llmgine.messages.message import origin_of
+from llmgine.messages import Event
 
 __all__ = ["MessageBus", "StopReport", "bus_exception_hook"]
 
@@ -58,7 +51,7 @@ class StopReport:
     """Cancelled in the middle, or never begun, because the deadline passed."""
 
 
-class MessageBus(CommandExecution):
+class MessageBus(EventPublication):
     """Executes commands and delivers events, on one event loop.
 
     `MessageBus()` is the application's bus: the first call makes it, later calls return it. `MessageBus.isolated()`
@@ -68,7 +61,6 @@ class MessageBus(CommandExecution):
     _application: ClassVar[MessageBus | None] = None
     _making: ClassVar[Lock] = Lock()
     _options: dict[str, Any] | None = None
-    _lanes: Lanes | None = None  # None while the bus does not run
 
     # The options are for `__init__`, which runs on the application's bus again and again.
     def __new__(cls, *_: Any, **__: Any) -> Self:  # noqa: D102
@@ -315,75 +307,6 @@ class MessageBus(CommandExecution):
 
     session = create_session
 
-    # Events
-
-    async def publish(self, event: Event, await_processing: bool = True) -> None:  # noqa: FBT001, FBT002  # published
-        """Deliver an event to its handlers, in the order of its session.
-
-        Args:
-            event: goes to the handlers of the bus and of its session, by ascending priority.
-            await_processing: return when those have finished; if False, as soon as the event is queued. Before `start`
-                the event is kept and the call returns at once.
-
-        Raises:
-            BusNotRunningError: the bus has been stopped, or runs in another thread.
-            DeadlockError: the session waits for the handler that publishes.
-            ConfigurationError: this is no event, or its class is broken.
-            Exception: what a handler raised, while errors are unsuppressed and processing is awaited.
-        """
-        if type(event) not in self._registry.known_events:
-            self._registry.check_event(event)
-        chain = current.get()
-        if chain is not None:
-            stamp(event, chain)
-        lanes = self._lanes
-        if lanes is None or (self._stopping and chain is None):
-            self._keep(event)
-            self._published.unlocked += 1
-            return
-        if get_ident() != self._thread:
-            msg = (
-                "The bus runs on the event loop of another thread. Publish there (asyncio.run_coroutine_threadsafe), "
-                "or from synchronous code by llmgine.messages.bus.message_bus.publish."
-            )
-            raise BusNotRunningError(msg)
-        self._published.unlocked += 1
-        session = event.session_id or BUS
-        if not self._gate.open and not self._gate.admit(event, session):
-            return
-        if not await_processing:
-            lanes.offer(session, event, chain)
-            return
-        outcome = lanes.begin(session, event, chain)
-        if isinstance(outcome, asyncio.Future):
-            outcome = await lanes.outlast(outcome)
-        if outcome is not None and not self._suppress_errors:
-            raise outcome
-
-    def add_pending_event(self, event: Event) -> None:
-        """Publish an event when the handler that calls this has succeeded; drop it if the handler fails.
-
-        A command that is executed outside of any event handler has ended only when its pending events have been
-        handled.
-
-        Raises:
-            BusError: no handler is running.
-            BusNotRunningError: the bus has been stopped.
-        """
-        self._registry.check_event(event)
-        if self._lanes is None and self._buffer is None:
-            self._keep(event)
-        self._pending.add(event)
-
-    async def wait_for_events(self) -> None:
-        """Wait until no event is queued or being handled.
-
-        Raises:
-            DeadlockError: called by an event handler, which would wait for itself.
-        """
-        if self._lanes is not None:
-            await self._lanes.idle()
-
     # Settings and figures
 
     def set_batch_processing(self, batch_size: int, batch_timeout: float) -> None:
@@ -397,28 +320,6 @@ class MessageBus(CommandExecution):
         self._batch_size, self._batch_timeout = batch_size, batch_timeout
         if self._lanes is not None:
             self._lanes.batch_size = batch_size
-
-    def suppress_event_errors(self) -> None:
-        """Keep the failures of event handlers from their publishers; the default."""
-        self._suppress_errors = True
-
-    def unsuppress_event_errors(self) -> None:
-        """Raise the first failure of an event's handlers to its waiting publisher."""
-        self._suppress_errors = False
-
-    def set_error_history_limit(self, limit: int) -> None:
-        """Keep at most `limit` failures in `event_handler_errors`.
-
-        Raises:
-            ConfigurationError: `limit` is no number, or negative.
-        """
-        check_number("limit", limit, int, "how many errors to keep, 0 or more")
-        self._failures.limit(limit)
-
-    @property
-    def event_handler_errors(self) -> list[BaseException]:
-        """The latest failures of event handlers, oldest first."""
-        return self._failures.latest
 
     async def get_stats(self) -> dict[str, Any]:
         """Return whether the bus runs, what waits, how much failed, what was filtered, and how many are registered."""
@@ -438,70 +339,6 @@ class MessageBus(CommandExecution):
         return self._metrics.snapshot()
 
     # Inside
-
-    def _queue_size(self) -> int:
-        return self._lanes.queued if self._lanes is not None else len(self._buffer or ())
-
-    async def _publish_pending(self, events: list[Event], *, wait: bool) -> None:
-        """Publish what a command's handler left pending; wait for it unless somebody else waits for us."""
-        left = deque(events)
-        try:
-            while left and wait and (lanes := self._lanes) is not None:
-                event = left.popleft()
-                self._published.unlocked += 1
-                session = event.session_id or BUS
-                if self._gate.open or self._gate.admit(event, session):
-                    outcome = lanes.begin(session, event, None)
-                    if isinstance(outcome, asyncio.Future):
-                        await lanes.outlast(outcome)
-        finally:
-            for event in left:  # also when the wait was cancelled
-                self._offer_pending(event)
-
-    def _offer_pending(self, event: Event) -> None:
-        if self._lanes is None and self._buffer is None:
-            _log.warning("The bus was stopped before the handler had ended that left %s", type(event).__name__)
-            return
-        self._published.unlocked += 1
-        self._offer(event)
-
-    def _handler_ended(self, event: Event, handler: EventHandler, error: Failure) -> None:
-        """See to an event handler that failed, or that left events pending."""
-        pending = self._pending.take() if self._pending else []
-        if error is None:
-            for each in pending:
-                self._offer_pending(each)
-            return
-        self._handlers_failed.unlocked += 1
-        name = self._failures.note(event, handler, error)
-        if not isinstance(event, EventHandlerFailedEvent):
-            failure = EventHandlerFailedEvent(event=event, handler=name, exception=error, session_id=event.session_id)
-            self._announce(failure, event)
-
-    def _announce(self, event: Event, cause: Command[Any] | Event) -> None:
-        """Publish an event of the bus's own, without waiting and without cost where nobody listens."""
-        own, correlation, _, traceparent = origin_of(cause)
-        event._identity = origin_of(event)[0], correlation or own, own, event.traceparent or traceparent
-        if self._lanes is None or self._registry.event_plan(type(event), event.session_id or BUS):
-            self._offer(event)
-        elif not self._gate.open:
-            self._gate.admit(event, event.session_id or BUS)
-
-    def _offer(self, event: Event) -> None:
-        """Queue an event, or keep it until the bus is started; drop it if that has been stopped."""
-        if self._lanes is None:
-            if self._buffer is not None:
-                self._buffer.append(event)
-            return
-        session = event.session_id or BUS
-        if self._gate.open or self._gate.admit(event, session):
-            self._lanes.offer(session, event, current.get())
-
-    def _keep(self, event: Event) -> None:
-        if self._buffer is None or self._stopping:
-            msg = f"The bus has been stopped; {type(event).__name__} was not published. Start it again first."
-            raise BusNotRunningError(msg)
-        self._buffer.append(event)
 
     def _after_fork(self) -> None:
         """Be as if not started: the loop, and what it has yet to deliver, belong to the parent process."""

@@ -7,25 +7,22 @@ queues, and is worked off by callbacks of the event loop, which no task owns and
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from contextvars import Context, copy_context
 from functools import partial
 from itertools import count
-from typing import TypeAlias, cast
+from typing import cast
 
 from llmgine.bus import causality
 from llmgine.bus.causality import Chain
 from llmgine.bus.delivery import Delivery, outcome_of
 from llmgine.bus.handler_task import Failure
+from llmgine.bus.lane import Lane, Receipt
 from llmgine.bus.registry import HandlerRegistry
+from llmgine.bus.waits import Waits
 from llmgine.errors import BusNotRunningError, DeadlockError
 from llmgine.messages import Event, SessionID
 
 __all__ = ["Lanes"]
-
-Receipt: TypeAlias = "asyncio.Future[Failure]"
-Queued: TypeAlias = Event | tuple[Event, Context, "Receipt | None"]
-"""An event that was offered in the lane's context, or one with the context it was offered in and who waits for it."""
 
 _numbers = count(1)
 _SPARE_LANES = 64
@@ -35,28 +32,6 @@ _RESUME_AFTER = 0.1
 
 Where that was the end of the event loop, it does not go on: what is queued is kept for the next one.
 """
-
-
-class _Lane:
-    __slots__ = ("chain", "context", "delivery", "nested", "queue", "receipt", "stalled", "task", "waits")
-
-    def __init__(self) -> None:
-        self.queue: deque[Queued] = deque()
-        self.delivery = 0
-        """The number of the delivery under way; 0 if there is none."""
-        self.receipt: Receipt | None = None
-        """Who waits for it, if it was queued."""
-        self.task: asyncio.Task[Failure] | None = None
-        """Its task, if it waits."""
-        self.nested: dict[int, asyncio.Task[Failure] | None] = {}
-        """Deliveries inside it, by their numbers. They may outlast it; then the lane waits for them."""
-        self.waits: dict[Receipt, tuple[int, SessionID]] = {}
-        """What deliveries of this lane wait for: the number of each, and the lane in which it waits."""
-        self.context: Context | None = None
-        """Of the first event that was offered; that of most is the same, and a copy for each is half of its memory."""
-        self.chain: Chain | None = None
-        self.stalled = False
-        """Whether it does not go on by itself, because its last delivery was cancelled from outside."""
 
 
 class Lanes:
@@ -70,15 +45,12 @@ class Lanes:
         self._loop = loop
         self._registry = registry
         self._delivery = delivery
-        self._lanes: dict[SessionID, _Lane] = {}
-        self._spare: list[_Lane] = []
+        self._lanes: dict[SessionID, Lane] = {}
+        self._spare: list[Lane] = []
         self._idle: list[asyncio.Future[None]] = []
-        self._waits: dict[Receipt, dict[SessionID, int]] = {}
-        """Every wait of a handler: the lanes that wait for that handler, innermost first, each with its delivery."""
+        self._waits = Waits(self._lanes)
         self._task_numbers: dict[Receipt, int] = {}
         """The number of each delivery that began at once and waits."""
-        self._given_up: set[int] = set()
-        """The numbers of deliveries under way whose publisher waits no longer."""
         self._abandoning = False
 
     @property
@@ -97,7 +69,7 @@ class Lanes:
         lane = self._lanes.get(session)
         context = copy_context()
         if lane is None:
-            lane = self._lanes[session] = self._spare.pop() if self._spare else _Lane()
+            lane = self._lanes[session] = self._spare.pop() if self._spare else Lane()
             lane.context, lane.chain = context, chain
             self._go_on(session, lane)
         elif lane.stalled:
@@ -132,7 +104,7 @@ class Lanes:
             plan = registry.event_plan(type(event), session)
         if not plan:
             return None
-        lane = self._lanes[session] = self._spare.pop() if self._spare else _Lane()
+        lane = self._lanes[session] = self._spare.pop() if self._spare else Lane()
         lane.delivery = number = next(_numbers)
         try:
             outcome = self._delivery.begin(event, plan, session, number, chain)
@@ -168,7 +140,7 @@ class Lanes:
         Raises:
             DeadlockError: called by a handler of an event, which would wait for itself.
         """
-        if held := list(self._held(causality.current.get())):
+        if held := list(self._waits.held_by(causality.current.get())):
             msg = (
                 f"An event handler in session {held[0]} waits until no event is being handled, its own included. "
                 "Wait outside the handler, or in a task that it starts and does not wait for."
@@ -213,10 +185,10 @@ class Lanes:
 
     # One delivery after another
 
-    def _go_on(self, session: SessionID, lane: _Lane) -> None:
+    def _go_on(self, session: SessionID, lane: Lane) -> None:
         self._loop.call_soon(self._work_off, session, lane, context=lane.context)
 
-    def _work_off(self, session: SessionID, lane: _Lane) -> None:
+    def _work_off(self, session: SessionID, lane: Lane) -> None:
         """Deliver what is queued, until a batch is done or a handler waits."""
         if self._lanes.get(session) is not lane or lane.delivery or lane.nested:
             return
@@ -249,17 +221,17 @@ class Lanes:
                 return
         self._go_on(session, lane)
 
-    def _end_later(self, session: SessionID, lane: _Lane, task: asyncio.Task[Failure]) -> None:
+    def _end_later(self, session: SessionID, lane: Lane, task: asyncio.Task[Failure]) -> None:
         lane.task = task
         task.add_done_callback(partial(self._end_of_task, session, lane))
 
-    def _end_of_task(self, session: SessionID, lane: _Lane, task: asyncio.Task[Failure]) -> None:
+    def _end_of_task(self, session: SessionID, lane: Lane, task: asyncio.Task[Failure]) -> None:
         self._task_numbers.pop(task, None)
         if self._lanes.get(session) is lane and lane.task is task:
             lane.stalled = task.cancelled() and not self._abandoning
             self._end(session, lane, outcome_of(task))
 
-    def _end(self, session: SessionID, lane: _Lane, failure: Failure) -> None:
+    def _end(self, session: SessionID, lane: Lane, failure: Failure) -> None:
         """Go on after a delivery: with the queue, or not at all."""
         self._note_end(lane, failure)
         if lane.nested:
@@ -272,10 +244,10 @@ class Lanes:
         else:
             self._go_on(session, lane)
 
-    def _note_end(self, lane: _Lane, failure: Failure) -> None:
+    def _note_end(self, lane: Lane, failure: Failure) -> None:
         self.finished += 1
-        if self._given_up:
-            self._given_up.discard(lane.delivery)
+        if self._waits.given_up:
+            self._waits.given_up.discard(lane.delivery)
         lane.delivery = 0
         lane.task = None
         if lane.receipt is not None:
@@ -284,7 +256,7 @@ class Lanes:
 
     def _answer(self, receipt: Receipt, failure: Failure) -> None:
         """Tell who waits for a queued event. The wait is over at once, before whoever waited has been woken."""
-        self._forget_wait(receipt)
+        self._waits.forget(receipt)
         if receipt.done():
             return
         if self._abandoning:
@@ -292,17 +264,17 @@ class Lanes:
         else:
             receipt.set_result(failure)
 
-    def _resume(self, session: SessionID, lane: _Lane) -> None:
+    def _resume(self, session: SessionID, lane: Lane) -> None:
         if lane.stalled and self._lanes.get(session) is lane:
             lane.stalled = False
             self._go_on(session, lane)
 
-    def _resume_if_awaited(self, session: SessionID, lane: _Lane) -> None:
+    def _resume_if_awaited(self, session: SessionID, lane: Lane) -> None:
         receipts = [queued[2] for queued in lane.queue if isinstance(queued, tuple)]
         if self._idle or any(receipt is not None and not receipt.done() for receipt in receipts):
             self._resume(session, lane)
 
-    def _close(self, session: SessionID, lane: _Lane) -> None:
+    def _close(self, session: SessionID, lane: Lane) -> None:
         del self._lanes[session]
         if len(self._spare) < _SPARE_LANES:
             lane.context = lane.chain = None
@@ -320,23 +292,21 @@ class Lanes:
 
     # Deliveries that wait for each other
 
-    def _begin_behind(self, lane: _Lane, session: SessionID, event: Event, chain: Chain | None) -> Failure | Receipt:
+    def _begin_behind(self, lane: Lane, session: SessionID, event: Event, chain: Chain | None) -> Failure | Receipt:
         """Deliver an event behind those that its lane has already, or inside the one that waits for it."""
         self._resume(session, lane)
-        held = self._held(chain)
+        held = self._waits.held_by(chain)
         if session in held:
             return self._begin_nested(lane, session, event, chain)
-        self._refuse_cycle(session, held)
+        self._waits.refuse_cycle(session, held)
         receipt: Receipt = self._loop.create_future()
         lane.queue.append((event, copy_context(), receipt))
         if held:
-            self._waits[receipt] = held
-            for waiting, number in held.items():
-                self._lanes[waiting].waits[receipt] = number, session
+            self._waits.note(receipt, session, held)
         return receipt
 
     def _begin_nested(
-        self, lane: _Lane, session: SessionID, event: Event, chain: Chain | None
+        self, lane: Lane, session: SessionID, event: Event, chain: Chain | None
     ) -> Failure | asyncio.Task[Failure]:
         plan = self._registry.event_plan(type(event), session)
         if not plan:
@@ -356,69 +326,24 @@ class Lanes:
                 self.finished += 1
         return outcome
 
-    def _end_nested(self, session: SessionID, lane: _Lane, number: int, task: asyncio.Task[Failure]) -> None:
+    def _end_nested(self, session: SessionID, lane: Lane, number: int, task: asyncio.Task[Failure]) -> None:
         self._task_numbers.pop(task, None)
-        self._given_up.discard(number)
+        self._waits.given_up.discard(number)
         if lane.nested.pop(number, None) is None:
             return
         self.finished += 1
         if not (lane.nested or lane.delivery) and self._lanes.get(session) is lane:
             self._go_on(session, lane)
 
-    def _held(self, chain: Chain | None) -> dict[SessionID, int]:
-        """The lanes that wait for a chain, innermost first, each with its delivery under way."""
-        held: dict[SessionID, int] = {}
-        for session, number in reversed(chain[2]) if chain is not None else ():
-            lane = self._lanes.get(session)
-            if lane is None or not (lane.delivery == number or number in lane.nested):
-                break  # it has ended, and so nothing around it waits for the chain any more
-            held.setdefault(session, number)
-            if number in self._given_up:
-                break
-        return held
-
     def _give_up(self, delivery: Receipt) -> None:
         """Note that a publisher waits no longer."""
         number = self._task_numbers.get(delivery)
         if number is None:
-            self._forget_wait(delivery)
+            self._waits.forget(delivery)
             delivery.cancel()
             number = next((lane.delivery for lane in self._lanes.values() if lane.receipt is delivery), None)
-        if number is None:
-            return
-        self._given_up.add(number)
-        for receipt, held in self._waits.items():
-            numbers = list(held.values())
-            if number in numbers:
-                for outer in list(held)[numbers.index(number) + 1 :]:
-                    del held[outer]
-                    if (lane := self._lanes.get(outer)) is not None:
-                        lane.waits.pop(receipt, None)
-
-    def _forget_wait(self, receipt: Receipt) -> None:
-        for session in self._waits.pop(receipt, ()):
-            if (lane := self._lanes.get(session)) is not None:
-                lane.waits.pop(receipt, None)
-
-    def _refuse_cycle(self, target: SessionID, held: dict[SessionID, int]) -> None:
-        paths: list[tuple[SessionID, ...]] = [(target,)] if held else []
-        seen = {target}
-        while paths:
-            path = paths.pop()
-            lane = self._lanes[path[-1]]
-            for number, session in lane.waits.values():
-                if lane.delivery != number and number not in lane.nested:
-                    continue  # of a task that outlives its handler
-                if session in held:
-                    cycle = (session, *path, session)
-                    msg = (
-                        f"Waiting here would never end: {' waits for '.join(cycle)}. Publish with "
-                        "await_processing=False, or from outside the handler."
-                    )
-                    raise DeadlockError(msg, cycle=cycle)
-                if session not in seen and session in self._lanes:
-                    seen.add(session)
-                    paths.append((*path, session))
+        if number is not None:
+            self._waits.give_up(number)
 
 
 def _same(context: Context, other: Context) -> bool:
