@@ -22,7 +22,8 @@ from llmgine.errors import ConfigurationError
 from llmgine.messages import Command, CommandResult
 from llmgine.observability import LogLevel, ObservabilityHandler, ObservabilityManager
 from llmgine.observability.content import content_wanted
-from llmgine.observability.handlers import ConsoleHandler, SyncFileEventHandler
+from llmgine.observability.handlers import ConsoleHandler
+from llmgine.observability.setup import open_log
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -280,20 +281,13 @@ class ApplicationBootstrap(Generic[ConfigT]):
                 setup_basic_logging(config.log_level)
             self._add_sink(ConsoleHandler(config.log_level))
         if config.enable_file_handler:
-            try:
-                sink = SyncFileEventHandler(
-                    config.file_handler_log_dir,
-                    config.file_handler_log_filename,
-                    record_content=content_wanted(),
-                )
-            except OSError as error:
-                _log.warning(
-                    "Events are not logged, because %r cannot be written: %s. The application runs on without. Name "
-                    "another folder in file_handler_log_dir.",
-                    os.fspath(config.file_handler_log_dir),
-                    error.strerror or error,
-                )
-            else:
+            sink = open_log(
+                config.file_handler_log_dir,
+                config.file_handler_log_filename,
+                option="file_handler_log_dir",
+                record_content=content_wanted(),
+            )
+            if sink is not None:
                 self._undo.callback(sink.close)
                 self._add_sink(sink)
 

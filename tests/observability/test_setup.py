@@ -121,3 +121,17 @@ async def test_the_log_of_a_bus_has_one_line_for_each_event(tmp_path: Path, caps
     assert sorted(line["event_type"] for line in lines if line["event_type"] in bus_reports) == sorted(bus_reports)
     shown = capsys.readouterr().err.splitlines()
     assert [line.split()[0] for line in shown] == ["[METRIC]", "[TRACE]", "[TRACE]"]
+
+
+async def test_a_log_that_cannot_be_written_is_a_warning_and_the_bus_runs_on(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").touch()
+    bus = MessageBus.isolated(log_dir=tmp_path / "file" / "logs", enable_console_traces=False)
+    await bus.start()
+    await bus.publish(Event())
+    await bus.stop()
+
+    (warning,) = [record.getMessage() for record in caplog.records]
+    assert "file/logs' cannot be written: Not a directory. The application runs on" in warning
+    assert "Name another folder in log_dir" in warning
