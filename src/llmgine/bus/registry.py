@@ -36,6 +36,10 @@ class EventHandlerEntry:
     handler: EventHandler = field(compare=False)
 
 
+_NOTHING: dict[type, Any] = {}
+"""What has been worked out for a scope that was never asked. Never written to."""
+
+
 class Scope:
     """The handlers of one session, or of the bus, with what has been worked out from them."""
 
@@ -44,11 +48,13 @@ class Scope:
     def __init__(self) -> None:
         self.commands: dict[type, CommandHandler] = {}
         self.events: dict[EventKey, list[EventHandlerEntry]] = {}
-        self.forget(-1)
+        self.command_chains: dict[type, CommandHandler | None] = _NOTHING
+        self.event_plans: dict[type, EventPlan] = _NOTHING
+        self.version = -1
 
     def forget(self, version: int) -> None:
-        self.command_chains: dict[type, CommandHandler | None] = {}
-        self.event_plans: dict[type, EventPlan] = {}
+        self.command_chains = {}
+        self.event_plans = {}
         self.version = version  # last, for a reader in another thread
 
 
@@ -287,7 +293,7 @@ class HandlerRegistry:
         if scope is self.bus_scope:
             self.version += 1
         else:
-            scope.forget(self.version)
+            scope.version = -1
 
     @staticmethod
     def _check_type(candidate: Any, base: type[Command[Any] | Event], known: set[type]) -> None:
