@@ -9,6 +9,7 @@ import pytest
 
 from llmgine.bus import BusSession, MessageBus
 from llmgine.bus.session import SessionEndEvent, SessionEvent, SessionStartEvent
+from llmgine.bus.tracing import SpanContext, TraceEvent
 from llmgine.errors import SessionClosedError
 from llmgine.messages import Command, Event
 
@@ -173,3 +174,25 @@ async def test_a_task_of_the_session_may_end_it(bus: MessageBus) -> None:
 
     assert len(ended) == 1
     assert other.cancelled()
+
+
+async def test_commands_of_a_session_that_somebody_traces_are_below_its_span(bus: MessageBus) -> None:
+    span = SpanContext.below(None)
+    spans: list[TraceEvent] = []
+
+    def trace(event: Event) -> None:
+        if isinstance(event, SessionStartEvent):
+            event.traceparent = span.traceparent
+
+    bus.add_observer(trace)
+    bus.register_event_handler(TraceEvent, spans.append)
+    bus.register_command_handler(Command, lambda command: None)
+    async with bus.session("traced") as session:
+        await session.execute_with_session(Command())
+        await bus.execute(Command())
+    await bus.execute(Command(session_id=session.session_id))
+    await bus.wait_for_events()
+
+    parents = [event.span_context.parent_span_id for event in spans if event.end_time is None]
+    assert parents == [span.span_id, None, None]
+    assert bus._session_traces == {}

@@ -470,20 +470,25 @@ async def test_what_the_sampler_drops_stays_in_the_log_of_a_bus_that_traces(trac
     assert traces.finished() == []
 
 
-async def test_on_a_bus_that_traces_first_commands_are_linked_to_their_session_or_below_what_was_injected(
-    traces: Traces,
-) -> None:
+async def test_on_a_bus_that_traces_a_session_is_one_trace(traces: Traces) -> None:
     async with traces.bus(enable_console_traces=True) as bus:
         bus.register_command_handler(Outer, lambda _: None)
         async with bus.session("S") as session:
             await session.execute_with_session(Outer())
             await bus.execute(traces.handler.inject(Outer(session_id=session.session_id)))
+        await bus.execute(Outer())
 
     session_span = traces.one("session_S")
-    linked, below = (span for span in traces.finished() if span.name == "command_Outer")
-    assert linked.parent is None
-    assert [link.context for link in linked.links] == [session_span.context]
-    assert below.parent == session_span.context
+    in_session, injected, outside = (span for span in traces.finished() if span.name == "command_Outer")
+    for span in (in_session, injected):
+        assert span.parent is not None
+        assert (span.parent.trace_id, span.parent.span_id) == (
+            session_span.context.trace_id,
+            session_span.context.span_id,
+        )
+        assert span.context.trace_id == session_span.context.trace_id
+    assert outside.parent is None
+    assert outside.context.trace_id != session_span.context.trace_id
 
 
 async def test_what_the_sampler_drops_it_drops_whole(traces: Traces) -> None:

@@ -129,6 +129,7 @@ class MessageBus(EventPublication):
         self._observability: Observer | None = None
         self._tracing = False
         self._active_sessions = 0
+        self._session_traces = {}
         self._set_up(options)
         if options["observability"] is not None:
             self.set_observability_manager(options["observability"])
@@ -347,6 +348,7 @@ class MessageBus(EventPublication):
             self._lanes, self._loop, self._buffer = None, None, []
         self._stopping = False
         self._active_sessions = 0
+        self._session_traces.clear()
         self._pending.clear()
 
     def _refuse_contradictions(self, given: dict[str, Any]) -> None:

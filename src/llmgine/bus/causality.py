@@ -13,7 +13,7 @@ from llmgine.messages import Command, Event, SessionID
 from llmgine.messages.ids import Id, write
 from llmgine.messages.message import origin_of
 
-__all__ = ["Chain", "Holds", "current", "deadline", "stamp"]
+__all__ = ["Chain", "Holds", "current", "deadline", "stamp", "traceparent"]
 
 Holds: TypeAlias = tuple[tuple[SessionID, int], ...]
 """The lanes that wait for this chain: each as its session and the number of the delivery under way there."""
@@ -28,6 +28,12 @@ def deadline() -> float | None:
     """Return when the command that is being handled must have ended, in seconds of the loop's clock."""
     chain = current.get()
     return None if chain is None else chain[3]
+
+
+def traceparent() -> str | None:
+    """Return the span of what is being handled, where tracing is on."""
+    chain = current.get()
+    return None if chain is None else chain[4]
 
 
 def stamp(message: Command[Any] | Event, chain: Chain) -> None:

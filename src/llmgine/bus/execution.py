@@ -23,7 +23,7 @@ from llmgine.bus.registration import Registration
 from llmgine.bus.stream import EventStream
 from llmgine.bus.tracing import CommandSpan, begin_span
 from llmgine.errors import CommandTimeoutError, HandlerNotFoundError
-from llmgine.messages import Command, CommandResult, Event
+from llmgine.messages import Command, CommandResult, Event, SessionID
 from llmgine.messages.events import CommandErrorEvent, CommandResultEvent, CommandStartedEvent
 from llmgine.messages.ids import BUS, Id
 from llmgine.messages.message import origin_of
@@ -43,6 +43,8 @@ class CommandExecution(Registration):
     _succeeded: Counter
     _failed: Counter
     _durations: Histogram
+    _session_traces: dict[SessionID, str | None]
+    """The `traceparent` of each session that somebody traces."""
     _tracing: bool
     """Whether every command has a span, also while no handler is registered for spans."""
 
@@ -152,7 +154,8 @@ class CommandExecution(Registration):
         """Publish what a command's handler left pending."""
 
     def _announce_start(self, command: Command[Any]) -> CommandSpan | None:
-        span = begin_span(command) if self._tracing or self._registry.trace_handlers else None
+        traced = self._tracing or self._registry.trace_handlers
+        span = begin_span(command, self._session_traces.get(command.session_id)) if traced else None
         if span is not None:
             self._announce(span.started(), command)
         self._announce(CommandStartedEvent(command=command, session_id=command.session_id), command)

@@ -8,6 +8,7 @@ from copy import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
+from llmgine.bus import causality
 from llmgine.bus.interfaces import CommandHandler, EventHandler, HandlerPriority
 from llmgine.errors import SessionClosedError
 from llmgine.messages import Command, CommandResult, Event, SessionID, new_id
@@ -71,8 +72,12 @@ class BusSession:
             return self
         self._active = True
         self.bus._active_sessions += 1
+        started = SessionStartEvent(session_id=self.session_id)
+        inherited = causality.traceparent()
         try:
-            await self.bus.publish(SessionStartEvent(session_id=self.session_id))
+            await self.bus.publish(started)
+            if started.traceparent not in {None, inherited}:  # somebody traces the session
+                self.bus._session_traces[self.session_id] = started.traceparent
         except BaseException as error:
             self._begin_end(error)  # nobody will end what was not begun
             raise
@@ -92,6 +97,7 @@ class BusSession:
     def _begin_end(self, error: BaseException | None) -> asyncio.Task[None]:
         self._active, self._ended = False, True
         self.bus._active_sessions -= 1
+        self.bus._session_traces.pop(self.session_id, None)
         others = self._tasks - {asyncio.current_task()}  # which may end the session that it belongs to
         for task in others:
             task.cancel()

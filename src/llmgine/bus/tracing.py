@@ -125,12 +125,13 @@ class CommandSpan:
         return event
 
 
-def begin_span(command: Command[Any]) -> CommandSpan | None:
+def begin_span(command: Command[Any], session: str | None = None) -> CommandSpan | None:
     """Begin a command's span, below the one that its `traceparent` names; None if that one is not recorded.
 
-    Without a valid `traceparent` it begins a trace.
+    Without a valid one it is below its session, if that is traced and `session` is its `traceparent`; or else it begins
+    a trace.
     """
-    parent = SpanContext.parse(command.traceparent)
+    parent = SpanContext.parse(command.traceparent) or SpanContext.parse(session)
     if parent is not None and not parent.sampled:
         return None
     return CommandSpan(command, parent)

@@ -3,9 +3,8 @@
 Parents come from the messages, so that a trace holds together across tasks, queues, retries and processes. While a
 command's handler runs, the command's `traceparent` names its span, and so does that of whatever the handler sends.
 
-A bus that traces (one with a log) has given the span its ids already; they are taken over, so that its log and the
-traces agree. There, a command that nothing has caused begins a trace of its own, with a link to its session's span,
-unless `inject` has put it below something.
+A bus that traces (one with a log) has given a command's span its ids already; they are taken over, so that its log and
+the traces agree. A session's span is made here, and the bus is told of it, so that the session's commands are below it.
 """
 
 from __future__ import annotations

@@ -62,7 +62,10 @@ class BusSpans:
             give_up(before.span, "begun again")
         name = semconv.SESSION_SPAN.format(session_id)
         span = self._spans.start(name, self._open.parent_of(event), attributes={semconv.SESSION_ID: session_id})
-        self._open.add_session(session_id, OpenSession(span, context_of(span), event.traceparent))
+        own = context_of(span)
+        self._open.add_session(session_id, OpenSession(span, own, event.traceparent))
+        if own is not None:
+            event.traceparent = own.traceparent  # so that a bus which traces puts the session's commands below it
 
     def session_ended(self, event: SessionEndEvent) -> None:
         """End the span of a session."""
