@@ -89,8 +89,8 @@ class SupportsObserveEvent(Protocol):
 # For annotations in applications. `HandlerRegistry` and `MessageBus` fit without deriving from these.
 
 
-class IHandlerRegistry(Protocol):
-    """Who handles what, in which scope: what `HandlerRegistry` offers."""
+class _Registers(Protocol):
+    """What registry and bus have in common."""
 
     def register_command_handler(
         self, command_type: type[Command[Any]], handler: CommandHandler, session_id: SessionID = BUS
@@ -107,6 +107,10 @@ class IHandlerRegistry(Protocol):
     ) -> None:
         """Make `handler` hear events of a type or a dotted name."""
         ...
+
+
+class IHandlerRegistry(_Registers, Protocol):
+    """Who handles what, in which scope: what `HandlerRegistry` offers."""
 
     def get_command_handler(self, command_type: type, session_id: SessionID = BUS) -> CommandHandler | None:
         """Return the handler of a command: the session's, or else the bus's, or else None."""
@@ -175,7 +179,7 @@ class IEventQueue(Protocol):
         ...
 
 
-class IMessageBus(Protocol):
+class IMessageBus(_Registers, Protocol):
     """What `MessageBus` offers to those who send, and to those who set it up."""
 
     async def start(self) -> None:
@@ -200,22 +204,6 @@ class IMessageBus(Protocol):
 
     async def wait_for_events(self) -> None:
         """Wait until no event is queued or being handled."""
-        ...
-
-    def register_command_handler(
-        self, command_type: type[Command[Any]], handler: CommandHandler, session_id: SessionID = BUS
-    ) -> None:
-        """Make `handler` answer commands of a type."""
-        ...
-
-    def register_event_handler(
-        self,
-        event_type: type[Event] | str,
-        handler: EventHandler,
-        session_id: SessionID = BUS,
-        priority: int = HandlerPriority.NORMAL,
-    ) -> None:
-        """Make `handler` hear events of a type or a dotted name."""
         ...
 
     def unregister_session_handlers(self, session_id: SessionID) -> None:
