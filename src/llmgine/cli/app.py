@@ -25,8 +25,19 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 
-_PATH = "The log: a file, or the folder of its files; logs/ here if it is left out. Compressed files are read too."
-_ID = "The id of an event or a command, or as much of it as no other begins with."
+_Path = Annotated[
+    str,
+    typer.Argument(
+        metavar="PATH",
+        help="The log: a file, or the folder of its files; logs/ here if it is left out. Compressed files are read "
+        "too.",
+        show_default=False,
+    ),
+]
+_Identity = Annotated[
+    str, typer.Argument(metavar="ID", help="The id of an event or a command, or as much of it as no other begins with.")
+]
+_Until = Annotated[str | None, typer.Option(metavar="TIME", help="Before this.")]
 
 
 def _show_version(wanted: bool) -> None:
@@ -159,7 +170,7 @@ def describe(
 
 @app.command()
 def logs(
-    path: Annotated[str, typer.Argument(metavar="PATH", help=_PATH, show_default=False)] = "logs",
+    path: _Path = "logs",
     *,
     session: Annotated[str | None, typer.Option("--session", "-s", metavar="ID", help="Of this session.")] = None,
     types: Annotated[
@@ -182,7 +193,7 @@ def logs(
         str | None,
         typer.Option(metavar="TIME", help="Not before this: 15m, 2h, 3d ago, today, yesterday, 2026-05-04T13:30."),
     ] = None,
-    until: Annotated[str | None, typer.Option(metavar="TIME", help="Before this.")] = None,
+    until: _Until = None,
     text: Annotated[
         str | None,
         typer.Option(metavar="TEXT", help="With this text in a name or a value, upper and lower case as given."),
@@ -227,13 +238,13 @@ def logs(
 
 @app.command()
 def stats(
-    path: Annotated[str, typer.Argument(metavar="PATH", help=_PATH, show_default=False)] = "logs",
+    path: _Path = "logs",
     *,
     session: Annotated[str | None, typer.Option("--session", "-s", metavar="ID", help="Only this session.")] = None,
     since: Annotated[
         str | None, typer.Option(metavar="TIME", help="Not before this: 15m, 2h, 3d ago, today, 2026-05-04T13:30.")
     ] = None,
-    until: Annotated[str | None, typer.Option(metavar="TIME", help="Before this.")] = None,
+    until: _Until = None,
     by: Annotated[
         str | None, typer.Option(metavar="session", help="Add a table with a row for each: session is all there is.")
     ] = None,
@@ -259,8 +270,8 @@ def stats(
 
 @app.command()
 def trace(
-    identity: Annotated[str, typer.Argument(metavar="ID", help=_ID)],
-    path: Annotated[str, typer.Argument(metavar="PATH", help=_PATH, show_default=False)] = "logs",
+    identity: _Identity,
+    path: _Path = "logs",
     *,
     json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object: the steps, causes before what they caused.")
@@ -282,8 +293,8 @@ def trace(
 
 @app.command()
 def why(
-    identity: Annotated[str, typer.Argument(metavar="ID", help=_ID)],
-    path: Annotated[str, typer.Argument(metavar="PATH", help=_PATH, show_default=False)] = "logs",
+    identity: _Identity,
+    path: _Path = "logs",
     *,
     json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object: the steps, the first cause first.")
