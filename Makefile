@@ -44,7 +44,7 @@ bench: $(VENV)/.dev ## Measure beside the peers, which get an environment of the
 
 lock: $(VENV)/.dev ## Pin the newest versions that fit
 	$(call compile,chat,--group build)
-	$(call compile,dev,--extra otel --extra prometheus --group dev)
+	$(call compile,dev,--extra otel --extra postgres --extra prometheus --group dev)
 
 clean: ## Remove the environments and the caches
 	rm -rf .venv .venv-* .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

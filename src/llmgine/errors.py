@@ -11,7 +11,11 @@ LLMgineError
 │  ├─ SessionClosedError (RuntimeError)
 │  ├─ CommandFailedError .result
 │  ├─ CommandTimeoutError (TimeoutError) .timeout
+│  ├─ CircuitOpenError .name .retry_after
+│  ├─ QueueFullError .maxsize
 │  └─ DeadlockError .cycle
+├─ CodecError (ValueError)
+│  └─ UnknownMessageTypeError .type_name
 ├─ ResourceError .resource_id
 │  ├─ ResourceNotFoundError (LookupError)
 │  └─ ResourceConflictError (ValueError)
@@ -91,6 +95,25 @@ class CommandTimeoutError(BusError, TimeoutError):
         """Seconds that the command was given."""
 
 
+class CircuitOpenError(BusError):
+    """A circuit breaker lets nothing through, because too much has failed."""
+
+    def __init__(self, message: str, *, name: str, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.name = name
+        """Of the breaker."""
+        self.retry_after = retry_after
+        """Seconds until it tries again; None where somebody has to close it."""
+
+
+class QueueFullError(BusError):
+    """There are as many waiting as there may be."""
+
+    def __init__(self, message: str, *, maxsize: int) -> None:
+        super().__init__(message)
+        self.maxsize = maxsize
+
+
 class DeadlockError(BusError):
     """Waiting here would never end, because what is waited for waits for us."""
 
@@ -98,6 +121,18 @@ class DeadlockError(BusError):
         super().__init__(message)
         self.cycle = cycle
         """Session ids, each waiting for the next; the first one is also the last."""
+
+
+class CodecError(LLMgineError, ValueError):
+    """A message cannot be written down, or what is stored cannot become a message again."""
+
+
+class UnknownMessageTypeError(CodecError):
+    """A stored message is of a class that this program does not have."""
+
+    def __init__(self, message: str, *, type_name: str) -> None:
+        super().__init__(message)
+        self.type_name = type_name
 
 
 class ResourceError(LLMgineError):

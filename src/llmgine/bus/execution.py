@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import traceback
 from abc import abstractmethod
 from math import inf
 from time import perf_counter, time_ns
@@ -20,6 +19,7 @@ from llmgine.bus.options import check_number
 from llmgine.bus.pending import PendingEvents
 from llmgine.bus.pipeline import call
 from llmgine.bus.registration import Registration
+from llmgine.bus.results import failed, raised
 from llmgine.bus.stream import EventStream
 from llmgine.bus.tracing import CommandSpan, begin_span
 from llmgine.errors import CommandTimeoutError, HandlerNotFoundError
@@ -97,7 +97,7 @@ class CommandExecution(Registration):
         try:
             if handler is None:
                 msg = f"No handler registered for command {type(command).__name__}"
-                result = _failed(msg, command, HandlerNotFoundError(msg))
+                result = failed(msg, command, HandlerNotFoundError(msg))
             elif deadline is None and not self._command_middleware:
                 if self._metrics.timing:
                     begun = perf_counter()
@@ -116,7 +116,7 @@ class CommandExecution(Registration):
             else:
                 result = await self._execute_in_layers(command, handler, deadline, timeout)
         except Exception as error:  # noqa: BLE001  # the boundary: whatever a handler raises becomes its result
-            result = _raised(error, command)
+            result = raised(error, command)
         finally:
             try:
                 current.reset(token)
@@ -124,7 +124,7 @@ class CommandExecution(Registration):
                 current.set(outer)
             pending = self._pending.pop(own, ()) if self._pending else ()
             if result is None:
-                result = _failed(f"CancelledError: {type(command).__name__} was cancelled", command)
+                result = failed(f"CancelledError: {type(command).__name__} was cancelled", command)
             if result.success:
                 self._succeeded.unlocked += 1
             else:
@@ -208,19 +208,3 @@ def _earlier(deadline: float | None, timeout: float) -> float:
     check_number("timeout", timeout, int | float, "a number of seconds, or None", least=-inf)
     own = asyncio.get_running_loop().time() + timeout
     return own if deadline is None else min(own, deadline)
-
-
-def _failed(
-    error: str, command: Command[Any], exception: Exception | None = None, **metadata: str
-) -> CommandResult[Any]:
-    result: CommandResult[Any] = CommandResult(success=False, error=error, metadata=metadata)
-    if exception is not None:
-        result._exception = exception
-    return CommandResult.of(result, command)
-
-
-def _raised(error: Exception, command: Command[Any]) -> CommandResult[Any]:
-    trace = "".join(traceback.format_exception(error))
-    if error.__traceback__ is not None:
-        error.__traceback__ = error.__traceback__.tb_next  # whose frame holds the result that holds the error
-    return _failed(f"{type(error).__name__}: {error}", command, error, traceback=trace)
