@@ -3,5 +3,15 @@
 from llmgine.messages.commands import Command, CommandResult
 from llmgine.messages.events import Event
 from llmgine.messages.ids import SessionID, new_id
+from llmgine.messages.scheduled_events import EVENT_CLASSES, ScheduledEvent, register_scheduled_event_class
 
-__all__ = ["Command", "CommandResult", "Event", "SessionID", "new_id"]
+__all__ = [
+    "EVENT_CLASSES",
+    "Command",
+    "CommandResult",
+    "Event",
+    "ScheduledEvent",
+    "SessionID",
+    "new_id",
+    "register_scheduled_event_class",
+]

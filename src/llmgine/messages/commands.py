@@ -24,6 +24,9 @@ class Command(Message, Generic[R]):
 
     command_id: str = field(default_factory=cast("Callable[[], str]", next_number))
 
+    result_is_content: ClassVar[bool] = False
+    """Whether a text in its result is what people or models say, which logs leave out unless told otherwise."""
+
     _id_field: ClassVar[str] = "command_id"
 
 

@@ -29,9 +29,12 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
+    "CircuitBreakerChangedEvent",
     "CommandErrorEvent",
     "CommandResultEvent",
+    "CommandRetriedEvent",
     "CommandStartedEvent",
+    "DeadLetterCommandEvent",
     "Event",
     "EventHandlerFailedEvent",
     "ResourceCreatedEvent",
@@ -87,11 +90,46 @@ class CommandResultEvent(Event):
     """A command has ended. Once per command, whatever the retries."""
 
     command_result: CommandResult[Any] | None = None
+    result_is_content: bool = True
+    """Whether a text in the result is what people or models say, as the command's class says by a class variable of
+    this name. Where nobody has said, it may be."""
 
 
 @dataclass
 class CommandErrorEvent(CommandResultEvent):
     """A command has ended in failure."""
+
+
+@dataclass
+class CommandRetriedEvent(Event):
+    """An attempt at a command has failed, and there will be another."""
+
+    command: Command[Any] | None = None
+    attempt: int = 0
+    """Which one has failed, counted from 1."""
+    delay: float = 0.0
+    """Seconds until the next."""
+    error: str | None = None
+
+
+@dataclass
+class DeadLetterCommandEvent(Event):
+    """A command has failed for good, and is kept as a dead letter if that can be. Once per command."""
+
+    command: Command[Any] | None = None
+    error: str | None = None
+    """What the last attempt said."""
+    attempts: int = 0
+
+
+@dataclass
+class CircuitBreakerChangedEvent(Event):
+    """A circuit breaker has changed its state: "closed", "open" or "half_open"."""
+
+    name: str = ""
+    state: str = ""
+    previous: str = ""
+    failure_count: int = 0
 
 
 @dataclass

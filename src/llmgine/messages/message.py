@@ -6,13 +6,17 @@ metadata are written out when they are first read; until then there are two numb
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from functools import lru_cache
+from inspect import get_annotations
 from time import time_ns
-from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeAlias, cast
+from types import SimpleNamespace, UnionType
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeAlias, Union, cast, get_args, get_origin, get_type_hints
 
+from llmgine.errors import CodecError
 from llmgine.messages.ids import BUS, Id, SessionID, next_number, write
 
 __all__ = ["Message", "Origin", "id_of", "origin_of"]
@@ -41,6 +45,9 @@ class Message:
     """When the message was made: ISO 8601, UTC."""
     metadata: dict[str, Any] = field(default=cast("dict[str, Any]", None))
     session_id: SessionID = BUS
+
+    schema_version: ClassVar[int] = 1
+    """Of the fields. A class that changes them counts it up, and says in an upcaster what becomes of older ones."""
 
     _id_field: ClassVar[str]
     _left_out: ClassVar[Mapping[str, Callable[[], Any]]] = {
@@ -121,7 +128,13 @@ class Message:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """Return the message that `to_dict` described. `__init__` is not called; what is missing gets its default."""
+        """Return the message that `to_dict` described. `__init__` is not called; what is missing gets its default.
+
+        Raises:
+            CodecError: a field that is annotated as datetime has a text that is no date.
+        """
+        kind: Any = cls
+        dates = _date_fields(kind)
         message = cls.__new__(cls)
         for f in fields(cls):
             if callable(f.default_factory):
@@ -130,7 +143,7 @@ class Message:
             setattr(message, cls._id_field, data[cls._id_field])
         for name, value in data.items():
             if not (name.startswith("_") or name == cls._id_field or isinstance(getattr(cls, name, None), classmethod)):
-                setattr(message, name, value)
+                setattr(message, name, _read_date(cls, name, value) if name in dates else value)
         return message
 
 
@@ -157,6 +170,33 @@ def origin_of(message: Message) -> Origin:
         return identity, None, None, None
     number = message.__dict__.setdefault("_number", next_number())
     return (made, number), None, None, None
+
+
+@lru_cache(maxsize=512)
+def _date_fields(cls: type) -> frozenset[str]:
+    """Return the names of fields that are annotated as datetime, be it among others; not where a text may be meant."""
+    found: dict[str, bool] = {}
+    for base in reversed(cls.__mro__):
+        for name, annotation in get_annotations(base).items():
+            # One at a time: what a name stands for may be known to type checkers only.
+            one = SimpleNamespace(__annotations__={name: annotation})
+            try:
+                hint = get_type_hints(one, vars(sys.modules[base.__module__]), dict(vars(base)))[name]
+            except Exception:  # noqa: BLE001  # an annotation is any expression
+                hint = None
+            options = get_args(hint) if get_origin(hint) in {Union, UnionType} else (hint,)
+            found[name] = datetime in options and str not in options
+    return frozenset(name for name, is_date in found.items() if is_date)
+
+
+def _read_date(cls: type, name: str, value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    try:
+        return datetime.fromisoformat(value)
+    except ValueError as exc:
+        msg = f"{cls.__name__}.{name} has to be a date in ISO 8601, not {value!r}."
+        raise CodecError(msg) from exc
 
 
 @lru_cache(maxsize=8)
