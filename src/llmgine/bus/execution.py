@@ -10,6 +10,7 @@ from types import CoroutineType
 from typing import Any, TypeVar
 
 from llmgine.bus.causality import Holds, current, stamp
+from llmgine.bus.deadline import within
 from llmgine.bus.gate import Gate
 from llmgine.bus.handler_check import check_message
 from llmgine.bus.histogram import BATCH, Histogram
@@ -22,7 +23,7 @@ from llmgine.bus.registration import Registration
 from llmgine.bus.results import failed, raised
 from llmgine.bus.stream import EventStream
 from llmgine.bus.tracing import CommandSpan, begin_span
-from llmgine.errors import CommandTimeoutError, HandlerNotFoundError
+from llmgine.errors import HandlerNotFoundError
 from llmgine.messages import Command, CommandResult, Event, SessionID
 from llmgine.messages.events import CommandErrorEvent, CommandResultEvent, CommandStartedEvent
 from llmgine.messages.ids import BUS, Id
@@ -98,7 +99,7 @@ class CommandExecution(Registration):
             if handler is None:
                 msg = f"No handler registered for command {type(command).__name__}"
                 result = failed(msg, command, HandlerNotFoundError(msg))
-            elif deadline is None and not self._command_middleware:
+            elif deadline is None and not self._layered:
                 if self._metrics.timing:
                     begun = perf_counter()
                 outcome = handler(command)
@@ -163,7 +164,8 @@ class CommandExecution(Registration):
 
     def _announce_end(self, command: Command[Any], result: CommandResult[Any], span: CommandSpan | None) -> None:
         kind = CommandResultEvent if result.success else CommandErrorEvent
-        self._announce(kind(command_result=result, session_id=command.session_id), command)
+        ended = kind(command_result=result, result_is_content=command.result_is_content, session_id=command.session_id)
+        self._announce(ended, command)
         if span is not None:
             self._announce(span.ended(result), command)
 
@@ -188,19 +190,10 @@ class CommandExecution(Registration):
     async def _execute_in_layers(
         self, command: Command[R], handler: CommandHandler, deadline: float | None, timeout: float | None
     ) -> CommandResult[R]:
-        """Run a handler inside its middleware, if there is any, and within its deadline, if it has one."""
-        limit = asyncio.timeout_at(deadline)
-        try:
-            async with limit:
-                if self._command_middleware:
-                    return CommandResult.of(await handler(command), command)
-                return await self._call_command_handler(command, handler)
-        except TimeoutError as error:
-            if not limit.expired():
-                raise
-            given = "the time its caller had left" if timeout is None else f"{timeout:g} s"
-            msg = f"{type(command).__name__} did not finish within {given}"
-            raise CommandTimeoutError(msg, timeout=timeout or 0.0) from error
+        """Run a handler inside its layers, if there are any, and within its deadline, if it has one."""
+        work = handler(command) if self._layered else self._call_command_handler(command, handler)
+        outcome = await work if deadline is None else await within(deadline, work, command, timeout)
+        return CommandResult.of(outcome, command)
 
 
 def _earlier(deadline: float | None, timeout: float) -> float:

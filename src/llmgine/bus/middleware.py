@@ -5,16 +5,19 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import sys
 import time
 from collections.abc import Awaitable, Callable
 from inspect import isasyncgenfunction, isgeneratorfunction
 from typing import Any, TypeAlias
 
-from llmgine.bus import causality
 from llmgine.bus.interfaces import CommandHandler, EventHandler, HandlerMiddleware
 from llmgine.bus.options import check_number
 from llmgine.bus.rate import Turns, check_rate
-from llmgine.errors import ConfigurationError, HandlerNotFoundError, ToolValidationError
+from llmgine.bus.resilience.backoff import RetryConfig
+from llmgine.bus.resilience.outcomes import MISSING_SESSION, NextForCommand, failed
+from llmgine.bus.resilience.retry import Retry
+from llmgine.errors import ConfigurationError
 from llmgine.messages import Command, CommandResult, Event
 
 __all__ = [
@@ -26,11 +29,9 @@ __all__ = [
     "check_middleware",
 ]
 
-_NextForCommand: TypeAlias = Callable[[Command[Any], CommandHandler], Awaitable[CommandResult[Any]]]
 _NextForEvent: TypeAlias = Callable[[Event, EventHandler], Awaitable[Any]]
 
 _log = logging.getLogger("llmgine.bus.middleware")
-_MISSING_SESSION = "Command missing session_id"
 
 
 class LoggingMiddleware(HandlerMiddleware):
@@ -46,7 +47,7 @@ class LoggingMiddleware(HandlerMiddleware):
         self._level = log_level
 
     async def process_command(  # noqa: D102
-        self, command: Command[Any], handler: CommandHandler, next_middleware: _NextForCommand
+        self, command: Command[Any], handler: CommandHandler, next_middleware: NextForCommand
     ) -> CommandResult[Any]:
         name = type(command).__name__
         _log.log(self._level, "Executing command %s %s", name, command.command_id)
@@ -56,7 +57,7 @@ class LoggingMiddleware(HandlerMiddleware):
         except BaseException as error:  # cancelling is an end too
             self._log_end(f"Command {name}", started, error)
             raise
-        self._log_end(f"Command {name}", started, result.error or "no reason given" if _failed(result) else None)
+        self._log_end(f"Command {name}", started, result.error or "no reason given" if failed(result) else None)
         return result
 
     async def process_event(self, event: Event, handler: EventHandler, next_middleware: _NextForEvent) -> Any:  # noqa: D102
@@ -93,7 +94,7 @@ class TimingMiddleware(HandlerMiddleware):
         self._durations: dict[str, tuple[int, float, float, float]] = {}
 
     async def process_command(  # noqa: D102
-        self, command: Command[Any], handler: CommandHandler, next_middleware: _NextForCommand
+        self, command: Command[Any], handler: CommandHandler, next_middleware: NextForCommand
     ) -> CommandResult[Any]:
         started = self._clock()
         try:
@@ -124,14 +125,16 @@ class TimingMiddleware(HandlerMiddleware):
         self._durations[name] = (count + 1, total + elapsed, min(least, elapsed), max(most, elapsed))
 
 
-class RetryMiddleware(HandlerMiddleware):
+class RetryMiddleware(Retry):
     """Runs a command's handler again when it fails. Events are handled once.
 
     A raised exception and a returned `success=False` are both failures. Not tried again are a cancelled command, and
     what would fail the same way: `ConfigurationError`, `HandlerNotFoundError`, `ToolValidationError`, exceptions whose
-    class is called `ValidationError`, and what `ValidationMiddleware` refuses. No attempt begins after the command's
-    deadline.
+    class is called `ValidationError`, what an open circuit breaker refused, and what `ValidationMiddleware` refuses. No
+    attempt begins after the command's deadline. A last exception is raised.
     """
+
+    _reraises = True
 
     def __init__(
         self,
@@ -153,44 +156,15 @@ class RetryMiddleware(HandlerMiddleware):
         Raises:
             ConfigurationError: `max_retries` is no whole number, or one of the numbers is negative or not finite.
         """
-        check_number("max_retries", max_retries, int, "a whole number, 0 or more")
         check_number("retry_delay", retry_delay, int | float, "a number of seconds, 0 or more")
-        self._max_retries = max_retries
-        self._retry_delay = retry_delay
-        self._exponential_backoff = exponential_backoff
-        self._sleep = sleep
-
-    async def process_command(  # noqa: D102
-        self, command: Command[Any], handler: CommandHandler, next_middleware: _NextForCommand
-    ) -> CommandResult[Any]:
-        attempt = 0
-        while True:
-            try:
-                result = await next_middleware(command, handler)
-            except Exception as error:  # whatever a handler raises may be over at the next attempt
-                if _would_fail_again(error) or (delay := self._delay(attempt, error)) is None:
-                    raise
-            else:
-                if not _failed(result) or result.error == _MISSING_SESSION:
-                    return result
-                if (delay := self._delay(attempt, None)) is None:
-                    return result
-            await self._sleep(delay)
-            attempt += 1
-
-    def _delay(self, attempt: int, error: Exception | None) -> float | None:
-        """Return the seconds to wait after an attempt, counted from 0; None if it was the last."""
-        if attempt >= self._max_retries:
-            return None
-        delay = self._retry_delay
-        if self._exponential_backoff:
-            delay *= 2.0 ** min(attempt, 63)  # more would overflow in the end, and nobody waits for it
-        retry_after = getattr(error, "retry_after", None)
-        if isinstance(retry_after, int | float) and retry_after > delay:
-            delay = retry_after
-        deadline = causality.deadline()
-        ends = math.inf if deadline is None else deadline - asyncio.get_running_loop().time()
-        return delay if delay < ends else None
+        config = RetryConfig(
+            max_retries,
+            retry_delay,
+            max_delay=sys.float_info.max,
+            exponential_base=2.0 if exponential_backoff else 1.0,
+            jitter=False,
+        )
+        super().__init__(config, sleep=sleep)
 
 
 class ValidationMiddleware(HandlerMiddleware):
@@ -201,10 +175,10 @@ class ValidationMiddleware(HandlerMiddleware):
         self._validate_session_id = validate_session_id
 
     async def process_command(  # noqa: D102
-        self, command: Command[Any], handler: CommandHandler, next_middleware: _NextForCommand
+        self, command: Command[Any], handler: CommandHandler, next_middleware: NextForCommand
     ) -> CommandResult[Any]:
         if self._validate_session_id and not command.session_id:
-            return CommandResult(success=False, error=_MISSING_SESSION, command_id=command.command_id)
+            return CommandResult(success=False, error=MISSING_SESSION, command_id=command.command_id)
         return await next_middleware(command, handler)
 
 
@@ -236,7 +210,7 @@ class RateLimitMiddleware(HandlerMiddleware):
         self._turns = Turns(1 / max_per_second, clock=clock, sleep=sleep)
 
     async def process_command(  # noqa: D102
-        self, command: Command[Any], handler: CommandHandler, next_middleware: _NextForCommand
+        self, command: Command[Any], handler: CommandHandler, next_middleware: NextForCommand
     ) -> CommandResult[Any]:
         await self._turns.wait(type(command))
         return await next_middleware(command, handler)
@@ -260,15 +234,3 @@ def check_middleware(candidate: object) -> None:
         if isasyncgenfunction(process) or isgeneratorfunction(process):
             msg = f"{name} of {candidate!r} yields, so it cannot be awaited; {expected}."
             raise ConfigurationError(msg)
-
-
-def _failed(result: object) -> bool:
-    """Whether this stands for a failure; a layer may also answer with a plain value, which is a success."""
-    return isinstance(result, CommandResult) and not result.success
-
-
-def _would_fail_again(error: Exception) -> bool:
-    # By name, because the bus needs the standard library only: pydantic's, jsonschema's and their like.
-    return isinstance(error, ConfigurationError | HandlerNotFoundError | ToolValidationError) or any(
-        kind.__name__ == "ValidationError" for kind in type(error).__mro__
-    )

@@ -15,15 +15,13 @@ Layer: TypeAlias = Callable[[Any, Callable[[Any], Any]], Awaitable[Any]]
 def compose(
     middleware: Sequence[Callable[..., Awaitable[Any]]], handler: Callable[[Any], Any], innermost: Layer
 ) -> Callable[[Any], Any]:
-    """Return a handler that runs `handler` inside all of the middleware; without middleware, the handler itself.
+    """Return a handler that runs `handler` inside all of the middleware.
 
     Args:
         middleware: the method of each that handles the kind of message: `(message, handler, next_middleware)`.
         handler: what to wrap.
         innermost: calls the handler.
     """
-    if not middleware:
-        return handler
     layer = innermost
     for process in reversed(middleware):
         layer = _around(process, layer)

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from typing import Any, TypeVar, get_type_hints, overload
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints, overload
 
 from llmgine.bus.interfaces import CommandHandler, EventHandler, HandlerMiddleware, HandlerPriority
 from llmgine.bus.pipeline import call, compose
 from llmgine.bus.registry import EventKey, HandlerRegistry
 from llmgine.errors import ConfigurationError
-from llmgine.messages import Command, CommandResult, SessionID
+from llmgine.messages import Command, CommandResult, Event, SessionID
 from llmgine.messages.ids import BUS
+
+if TYPE_CHECKING:
+    from llmgine.bus.resilience.dead_letters import DeadLetters
+    from llmgine.bus.resilience.policy import Policies, Policy
+    from llmgine.bus.resilience.statistics import ErrorStatistics
 
 __all__ = ["Registration"]
 
@@ -19,13 +24,34 @@ C = TypeVar("C", bound="Callable[..., Any]")
 
 
 class Registration(ABC):
-    """The part of a bus that owns its handlers and middleware."""
+    """The part of a bus that owns its handlers, middleware and policies."""
+
+    _policies: Policies | None = None
+    _statistics: ErrorStatistics | None = None
+    _layered = False
+    """Whether there is anything around command handlers."""
 
     def _forget_handlers(self, registry: HandlerRegistry | None = None) -> None:
         self._registry = registry or HandlerRegistry()
         self._registry.wrap_with(self._wrap_command, self._wrap_event)
         self._command_middleware: list[HandlerMiddleware] = []
         self._event_middleware: list[HandlerMiddleware] = []
+        self._layered = self._policies is not None
+
+    def _set_policies(
+        self,
+        default: Policy | None,
+        by_type: Mapping[type[Command[Any]], Policy] | None,
+        letters: DeadLetters | None,
+        announce: Callable[[Event, Command[Any] | None], None],
+    ) -> None:
+        self._policies = self._statistics = None
+        if default is not None or by_type:
+            from llmgine.bus.resilience.policy import Policies  # which a bus without policies does not need
+            from llmgine.bus.resilience.statistics import ErrorStatistics
+
+            self._policies = Policies(default, by_type, letters, announce)
+            self._statistics = ErrorStatistics()
 
     def register_command_handler(
         self, command_type: type[Command[Any]], handler: CommandHandler, session_id: SessionID = BUS
@@ -113,6 +139,7 @@ class Registration(ABC):
         """
         _check_middleware(middleware)
         self._command_middleware.append(middleware)
+        self._layered = True
         self._registry.recompose()
 
     def add_event_middleware(self, middleware: HandlerMiddleware) -> None:
@@ -125,10 +152,17 @@ class Registration(ABC):
         self._event_middleware.append(middleware)
         self._registry.recompose()
 
-    def _wrap_command(self, handler: CommandHandler) -> CommandHandler:
-        return compose([each.process_command for each in self._command_middleware], handler, self._call_command_handler)
+    def _wrap_command(self, handler: CommandHandler, command_type: type) -> CommandHandler:
+        if not self._layered:
+            return handler
+        layers = [*self._command_middleware]
+        if self._policies is not None and self._statistics is not None:
+            layers += [self._statistics, *self._policies.layers_for(command_type)]
+        return compose([each.process_command for each in layers], handler, self._call_command_handler)
 
     def _wrap_event(self, handler: EventHandler) -> EventHandler:
+        if not self._event_middleware:
+            return handler
         return compose([each.process_event for each in self._event_middleware], handler, call)
 
     @abstractmethod

@@ -19,6 +19,7 @@ from llmgine.errors import HandlerAlreadyRegisteredError
 from llmgine.messages import Command, Event, SessionID
 from llmgine.messages.events import CommandErrorEvent, CommandResultEvent, CommandStartedEvent
 from llmgine.messages.ids import BUS
+from llmgine.messages.scheduled_events import ScheduledEvent
 
 __all__ = ["EventHandlerEntry", "EventKey", "EventPlan", "HandlerRegistry"]
 
@@ -58,7 +59,7 @@ class Scope:
         self.version = version  # last, for a reader in another thread
 
 
-def _unchanged(handler: Callable[[Any], Any]) -> Callable[[Any], Any]:
+def _unchanged(handler: Callable[[Any], Any], _: type | None = None) -> Callable[[Any], Any]:
     return handler
 
 
@@ -66,7 +67,7 @@ class HandlerRegistry:
     """Holds the handlers of a bus. Handlers may be registered and unregistered from any thread."""
 
     def __init__(self) -> None:
-        self._wrap_command: Callable[[CommandHandler], CommandHandler] = _unchanged
+        self._wrap_command: Callable[[CommandHandler, type], CommandHandler] = _unchanged
         self._wrap_event: Callable[[EventHandler], EventHandler] = _unchanged
         # What execution and lanes read themselves, because the call of a method costs as much as the look-up.
         self.bus_scope = Scope()
@@ -74,7 +75,7 @@ class HandlerRegistry:
         self.version = 0
         """What a scope's chains and plans must have been worked out for, if they are to be used."""
         self.known_events: set[type] = set()
-        """Event classes that have been checked."""
+        """Event classes that have been checked; not those whose events wait for their time."""
         self._known_commands: set[type] = set()
         self.listeners = 0
         """How many handlers hear that commands start or end, or their spans; without any, nothing need be announced."""
@@ -86,10 +87,10 @@ class HandlerRegistry:
 
     def wrap_with(
         self,
-        wrap_command: Callable[[CommandHandler], CommandHandler],
+        wrap_command: Callable[[CommandHandler, type], CommandHandler],
         wrap_event: Callable[[EventHandler], EventHandler],
     ) -> None:
-        """Take what puts each handler into its middleware."""
+        """Take what puts each handler into its middleware; that of a command's, with the command's class."""
         self._wrap_command, self._wrap_event = wrap_command, wrap_event
         self.recompose()
 
@@ -194,7 +195,7 @@ class HandlerRegistry:
             ConfigurationError: what is wrong with it.
         """
         check_message(event, Event)
-        self.known_events.add(type(event))
+        self._remember(type(event), self.known_events)
 
     def recompose(self) -> None:
         """Wrap handlers anew from now on, because the middleware has changed."""
@@ -210,7 +211,7 @@ class HandlerRegistry:
             return chains[command_type]
         except KeyError:
             handler = self.get_command_handler(command_type, session_id)
-            chain = chains[command_type] = None if handler is None else self._wrap_command(handler)
+            chain = chains[command_type] = None if handler is None else self._wrap_command(handler, command_type)
             return chain
 
     def event_plan(self, event_type: type[Event], session_id: SessionID) -> EventPlan:
@@ -299,7 +300,12 @@ class HandlerRegistry:
     def _check_type(candidate: Any, base: type[Command[Any] | Event], known: set[type]) -> None:
         if not isinstance(candidate, type) or candidate not in known:
             check_message_type(candidate, base)
-            known.add(candidate)
+            HandlerRegistry._remember(candidate, known)
+
+    @staticmethod
+    def _remember(kind: type, known: set[type]) -> None:
+        if not issubclass(kind, ScheduledEvent):
+            known.add(kind)
 
     def _count(self, event_type: EventKey, change: int) -> None:
         self.count += change

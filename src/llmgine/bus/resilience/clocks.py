@@ -1,0 +1,18 @@
+"""The clocks that policies read where none is given."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime
+
+__all__ = ["loop_time", "utcnow"]
+
+
+def loop_time() -> float:
+    """Return the seconds of the running loop's clock, which deadlines are told by."""
+    return asyncio.get_running_loop().time()
+
+
+def utcnow() -> datetime:
+    """Return the date, aware and UTC."""
+    return datetime.now(UTC)
