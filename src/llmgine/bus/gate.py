@@ -69,11 +69,7 @@ class Gate:
         if self._streams and not isinstance(event, CommandStartedEvent | CommandResultEvent | TraceEvent):
             for put in self._streams.get(event.correlation_id, ()):
                 put(event)
-        for observer in self.observers:
-            try:
-                observer(event)
-            except Exception:  # noqa: BLE001  # an observer must not disturb what it observes
-                _log.exception("An observer failed on %s", type(event).__name__)
+        self.show(event)
         for event_filter in self.filters:
             try:
                 passes = event_filter.should_handle(event, session)
@@ -84,6 +80,14 @@ class Gate:
                 self.turned_away[type(event_filter).__name__] += 1
                 return False
         return True
+
+    def show(self, event: Event) -> None:
+        """Show an event to the observers alone."""
+        for observer in self.observers:
+            try:
+                observer(event)
+            except Exception:  # noqa: BLE001  # an observer must not disturb what it observes
+                _log.exception("An observer failed on %s", type(event).__name__)
 
     def _look(self) -> None:
         self.open = not (self.observers or self.filters or self._streams)

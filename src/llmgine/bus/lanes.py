@@ -7,10 +7,11 @@ queues, and is worked off by callbacks of the event loop, which no task owns and
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from contextvars import Context, copy_context
 from functools import partial
 from itertools import count
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from llmgine.bus import causality
 from llmgine.bus.causality import Chain
@@ -21,6 +22,9 @@ from llmgine.bus.registry import HandlerRegistry
 from llmgine.bus.waits import Waits
 from llmgine.errors import BusNotRunningError, DeadlockError
 from llmgine.messages import Event, SessionID
+
+if TYPE_CHECKING:
+    from llmgine.bus.room import Room
 
 __all__ = ["Lanes"]
 
@@ -42,6 +46,10 @@ class Lanes:
         """How many queued events of a lane are delivered before other tasks get their turn."""
         self.finished = 0
         """How many deliveries have ended."""
+        self.room: Room | None = None
+        """Where publishers wait before their events are queued, if they have to."""
+        self._taken: Callable[[Lane], None] | None = None
+        """Told of each event that its lane takes out of its queue, if somebody counts them."""
         self._loop = loop
         self._registry = registry
         self._delivery = delivery
@@ -178,6 +186,10 @@ class Lanes:
         self._tell_idle()
         return abandoned
 
+    def disown(self) -> int:
+        """Leave what is unfinished to a loop that the bus has nothing to do with any more. Return how much that is."""
+        return self.unfinished
+
     def leave(self) -> list[Event]:
         """Return the events that wait, when the loop they waited on is gone."""
         queues = (lane.queue for lane in self._lanes.values())
@@ -199,6 +211,8 @@ class Lanes:
                 return
             queued = queue.popleft()
             lane.delivery = number = next(_numbers)
+            if self._taken is not None:
+                self._taken(lane)
             event = queued[0] if type(queued) is tuple else cast("Event", queued)
             plan = self._registry.event_plan(type(event), session)
             outcome = None
@@ -299,6 +313,9 @@ class Lanes:
         if session in held:
             return self._begin_nested(lane, session, event, chain)
         self._waits.refuse_cycle(session, held)
+        return self._queue_behind(lane, session, event, held)
+
+    def _queue_behind(self, lane: Lane, session: SessionID, event: Event, held: dict[SessionID, int]) -> Receipt:
         receipt: Receipt = self._loop.create_future()
         lane.queue.append((event, copy_context(), receipt))
         if held:

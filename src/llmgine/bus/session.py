@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
+from contextlib import suppress
 from copy import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from llmgine.bus import causality
 from llmgine.bus.interfaces import CommandHandler, EventHandler, HandlerPriority
-from llmgine.errors import SessionClosedError
+from llmgine.errors import QueueFullError, SessionClosedError
 from llmgine.messages import Command, CommandResult, Event, SessionID, new_id
 
 if TYPE_CHECKING:
@@ -75,7 +76,8 @@ class BusSession:
         started = SessionStartEvent(session_id=self.session_id)
         inherited = causality.traceparent()
         try:
-            await self.bus.publish(started)
+            with suppress(QueueFullError):  # a session may begin also where there is too much to do
+                await self.bus.publish(started)
             if started.traceparent not in {None, inherited}:  # somebody traces the session
                 self.bus._session_traces[self.session_id] = started.traceparent
         except BaseException as error:
@@ -109,7 +111,8 @@ class BusSession:
             if tasks:
                 await asyncio.wait(tasks)
             self._announced.set()
-            await self.bus.publish(SessionEndEvent(session_id=self.session_id, error=error))
+            with suppress(QueueFullError):
+                await self.bus.publish(SessionEndEvent(session_id=self.session_id, error=error))
         finally:
             self.bus.unregister_session_handlers(self.session_id)
 
