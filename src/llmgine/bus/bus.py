@@ -5,13 +5,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
+from inspect import signature
 from threading import Lock, get_ident
-from typing import Any, ClassVar, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 from weakref import WeakSet
 
 from llmgine.bus.delivery import Delivery
+from llmgine.bus.durability import Durability
 from llmgine.bus.excepthook import bus_exception_hook
 from llmgine.bus.failures import Failures
 from llmgine.bus.gate import Gate
@@ -21,21 +25,24 @@ from llmgine.bus.lanes import Lanes
 from llmgine.bus.metrics import APPLICATION, MetricsCollector
 from llmgine.bus.options import check_number
 from llmgine.bus.pending import PendingEvents
-from llmgine.bus.publication import EventPublication
 from llmgine.bus.registry import HandlerRegistry
 from llmgine.bus.session import BusSession
 from llmgine.errors import (
     BusNotRunningError,
     ConfigurationError,
 )
-from llmgine.messages import Event
+from llmgine.messages import Command, Event
+
+if TYPE_CHECKING:
+    from llmgine.bus.backpressure import BoundedEventQueue
+    from llmgine.bus.resilience.policy import Policy
+    from llmgine.bus.stores import Stores
 
 __all__ = ["MessageBus", "StopReport", "bus_exception_hook"]
 
 R = TypeVar("R")
 
 _log = logging.getLogger("llmgine.bus")
-_DEFAULTS = {"batch_size": 10, "batch_timeout": 0.01}
 _CANCEL_GRACE = 1.0
 """Seconds that handlers get to clean up when they are cancelled at the end of `stop`."""
 
@@ -51,7 +58,7 @@ class StopReport:
     """Cancelled in the middle, or never begun, because the deadline passed."""
 
 
-class MessageBus(EventPublication):
+class MessageBus(Durability):
     """Executes commands and delivers events, on one event loop.
 
     `MessageBus()` is the application's bus: the first call makes it, later calls return it. `MessageBus.isolated()`
@@ -61,18 +68,32 @@ class MessageBus(EventPublication):
     _application: ClassVar[MessageBus | None] = None
     _making: ClassVar[Lock] = Lock()
     _options: dict[str, Any] | None = None
+    """As they were given."""
+    _spelt_out: dict[str, Any]
+    """All of them, those of a subclass in terms of this class's."""
+    _forgotten = False
+    """Whether it has been reset, and may be given other options."""
+    _event_queue: BoundedEventQueue[Any] | None = None
+    """What it was given; its account is `_bound`."""
 
     # The options are for `__init__`, which runs on the application's bus again and again.
     def __new__(cls, *_: Any, **__: Any) -> Self:  # noqa: D102
         with MessageBus._making:
-            if MessageBus._application is None:
-                MessageBus._application = super().__new__(cls)
-            return cast("Self", MessageBus._application)
+            bus = MessageBus._application
+            if bus is None or not (isinstance(bus, cls) or bus._in_use):
+                bus = MessageBus._application = super().__new__(cls)
+            elif not isinstance(bus, cls):
+                msg = (
+                    f"The application's bus is in use already, and it is no {cls.__name__}. Make the "
+                    f"{cls.__name__} before anything calls {type(bus).__name__}() and registers or publishes."
+                )
+                raise ConfigurationError(msg)
+            return bus
 
     def __init__(  # pyright: ignore[reportInconsistentConstructor]
         self,
         registry: HandlerRegistry | None = None,
-        event_queue: None = None,
+        event_queue: BoundedEventQueue[Any] | None = None,
         observability: SupportsObserveEvent | None = None,
         *,
         batch_size: int = 10,
@@ -81,12 +102,17 @@ class MessageBus(EventPublication):
         log_filename: str | None = None,
         enable_console_metrics: bool | None = None,
         enable_console_traces: bool | None = None,
+        policy: Policy | None = None,
+        policies: Mapping[type[Command[Any]], Policy] | None = None,
+        max_dead_letters: int = 1000,
+        database: str | Stores | None = None,
     ) -> None:
         """Configure the bus, or, when it exists already, check that the options do not contradict it.
 
         Args:
             registry: holds the handlers; by default a new one.
-            event_queue: nothing else is accepted yet; each session has a queue of its own.
+            event_queue: how many events may wait, those of all sessions together, and what becomes of one too many; by
+                default there is no bound.
             observability: sees every event, as `add_observer(observability.observe_event)` would have it.
             batch_size: how many queued events of a session are delivered before other tasks get their turn.
             batch_timeout: kept for applications that set it, in seconds; nothing waits for a batch to fill.
@@ -94,21 +120,17 @@ class MessageBus(EventPublication):
             log_filename: the file's name; by default a new one, `events_<UTC time>.jsonl`.
             enable_console_metrics: write every metric to standard error; by default if there is a log.
             enable_console_traces: trace commands, and write every span to standard error; by default if there is a log.
+            policy: what is done about commands that fail, take long, or are too many.
+            policies: the same for commands of a class and its subclasses, instead of `policy`; the nearest class
+                decides.
+            max_dead_letters: how many commands that failed for good are kept; the oldest give way.
+            database: where scheduled events and dead letters are kept, such as "sqlite:///./message_bus.db". By default
+                the application's bus has the one that the environment names, and others keep them in memory.
 
         Raises:
             ConfigurationError: the bus exists and was made with other options, or an option makes no sense.
         """
-        options = {name: value for name, value in locals().items() if name not in {"self", "__class__"}}
-        with MessageBus._making:
-            if self._options is not None:
-                self._refuse_contradictions(options)
-                return
-            try:
-                self._configure(options)
-            except BaseException:
-                if MessageBus._application is self:
-                    MessageBus._application = None
-                raise
+        self._take({name: value for name, value in locals().items() if name not in {"self", "__class__"}})
 
     @classmethod
     def isolated(cls, **options: Any) -> Self:
@@ -117,14 +139,50 @@ class MessageBus(EventPublication):
         bus.__init__(**options)  # type: ignore[misc]  # __new__ would return the application's
         return bus
 
+    def _take(
+        self, options: dict[str, Any], spell_out: Callable[[dict[str, Any]], dict[str, Any]] | None = None
+    ) -> None:
+        """Take the options of a constructor, the first time and after a reset; otherwise see that they agree.
+
+        Args:
+            options: as they were given.
+            spell_out: puts them in terms of this class's.
+        """
+        defaults = _defaults(MessageBus)
+        known = defaults | _defaults(type(self)) if spell_out is not None else defaults
+        if unknown := sorted(options.keys() - known.keys()):
+            msg = f"{type(self).__name__}() got an unexpected keyword argument {unknown[0]!r}"
+            raise TypeError(msg)
+        given = {name: value for name, value in options.items() if value is not None and value != known[name]}
+        with MessageBus._making:
+            if self._options is not None and not (self._forgotten and given and not self._in_use):
+                self._refuse_contradictions(given)
+                return
+            try:
+                self._configure(defaults | (spell_out(options) if spell_out is not None else options))
+            except BaseException:
+                if MessageBus._application is self:
+                    MessageBus._application = None
+                raise
+            self._options = known | options
+            self._forgotten = False
+
+    @property
+    def _in_use(self) -> bool:
+        """Whether somebody relies on this bus."""
+        if self._options is None:
+            return False
+        has_something = self._buffer or self._registry.count or self._command_middleware or self._event_middleware
+        return self._lanes is not None or bool(has_something)
+
     def _configure(self, options: dict[str, Any]) -> None:
-        if options["event_queue"] is not None:
-            msg = "A bus takes no queue from outside: each session has one of its own. Leave event_queue out."
-            raise ConfigurationError(msg)
+        self._check_queue(options["event_queue"])
         if not isinstance(options["registry"], HandlerRegistry | None):
             msg = f"registry is a HandlerRegistry; got {options['registry']!r}."
             raise ConfigurationError(msg)
-        self._metrics = APPLICATION if MessageBus._application is self else MetricsCollector()
+        check_number("max_dead_letters", options["max_dead_letters"], int, "how many to keep, at least 1", least=1)
+        self._is_application = MessageBus._application is self
+        self._metrics = APPLICATION if self._is_application else MetricsCollector()
         self._gate = Gate()
         self._observability: Observer | None = None
         self._tracing = False
@@ -141,11 +199,32 @@ class MessageBus(EventPublication):
             self.add_observer(from_options(**shown).observe_event)
             logs = shown["log_dir"] is not None or shown["log_filename"] is not None
             self._tracing = logs or bool(shown["enable_console_traces"])
-        self._options = options
+        self._take_bound(options["event_queue"])
+        self._spelt_out = options
         _every_bus.add(self)
+
+    def _check_queue(self, queue: Any) -> None:
+        if queue is not None:
+            from llmgine.bus.backpressure import BoundedEventQueue  # which a bus without a bound does not need
+
+            if not isinstance(queue, BoundedEventQueue):
+                msg = (
+                    "A bus takes no queue from outside but a BoundedEventQueue, which says how many events may wait; "
+                    f"got {queue!r}. Leave event_queue out for a bus without a bound."
+                )
+                raise ConfigurationError(msg)
+
+    def _take_bound(self, queue: BoundedEventQueue[Any] | None) -> None:
+        if queue is not self._event_queue:  # or else the bus was reset, and has it already
+            self._bound = None if queue is None else queue.hand_over()
+            self._event_queue = queue
+        if self._bound is not None:
+            self._bound.on_lost = self._note_lost
+            self._metrics.register_counter("events_dropped_total", "Events that backpressure dropped or rejected")
 
     def _set_up(self, options: dict[str, Any]) -> None:
         self.set_batch_processing(options["batch_size"], options["batch_timeout"])
+        self._set_up_durability(options)
         self._forget_handlers(options["registry"])
         self._gate.clear_filters()
         self._thread = 0
@@ -163,8 +242,15 @@ class MessageBus(EventPublication):
         self._failed = metrics.counters["commands_failed_total"]
         self._durations = metrics.histograms["command_processing_duration_seconds"]
         metrics.gauges["queue_size"].set_function(self._queue_size)
+        metrics.gauges["backpressure_active"].set_function(
+            lambda: int(self._bound is not None and self._bound.is_backpressure_active)
+        )
         metrics.gauges["active_sessions"].set_function(lambda: self._active_sessions)
         metrics.gauges["registered_handlers"].set_function(lambda: self._registry.count)
+        metrics.gauges["circuit_breaker_state"].set_function(self._breaker_figure)
+        metrics.gauges["dead_letter_queue_size"].set_function(
+            lambda: 0 if self._letters is None else self._letters.size
+        )
 
     # Life
 
@@ -176,22 +262,33 @@ class MessageBus(EventPublication):
         """
         with MessageBus._making:  # two threads may start it at once, each on a loop of its own
             waiting = self._start_here(asyncio.get_running_loop())
+        if waiting is None:
+            return
+        self._begin_log()
         for event in waiting:
+            if self._bound is not None:
+                self._bound.withdrawn()
             self._offer(event)
+        await self._begin_schedule()
 
-    def _start_here(self, loop: asyncio.AbstractEventLoop) -> list[Event]:
-        """Begin on a loop. Return what was published before."""
+    def _start_here(self, loop: asyncio.AbstractEventLoop) -> list[Event] | None:
+        """Begin on a loop. Return what was published before; None if it runs there already."""
         waiting = self._buffer or []
         if self._lanes is not None:
             if self._loop is loop:
-                return []
+                return None
             if self._loop is not None and not self._loop.is_closed():
                 msg = "The bus runs on another event loop. Stop it there, or make another with MessageBus.isolated()."
                 raise BusNotRunningError(msg)
             waiting = self._lanes.leave()
         self._loop, self._thread, self._buffer = loop, get_ident(), []
-        handlers = Handlers(loop, self._metrics, self._pending, self._handler_ended)
-        self._lanes = Lanes(loop, self._registry, Delivery(handlers))
+        delivery = Delivery(Handlers(loop, self._metrics, self._pending, self._handler_ended))
+        if self._bound is None:
+            self._lanes = Lanes(loop, self._registry, delivery)
+        else:
+            from llmgine.bus.bounded_lanes import BoundedLanes
+
+            self._lanes = BoundedLanes(loop, self._registry, delivery, self._bound)
         self._lanes.batch_size = self._batch_size
         return waiting
 
@@ -206,19 +303,26 @@ class MessageBus(EventPublication):
         """
         lanes = self._lanes
         if lanes is None:
+            await self._close_stores()
             return StopReport()
         if self._loop is not asyncio.get_running_loop():
             self._lanes, self._buffer = None, None
-            return StopReport(abandoned=lanes.unfinished)
+            persisted, lost = await self._end_durability()
+            return StopReport(persisted=persisted, abandoned=lanes.disown() + lost)
         finished = lanes.finished
         self._stopping = True
+        if lanes.room is not None:
+            lanes.room.refuse()
         try:
             with suppress(TimeoutError):
                 async with asyncio.timeout(timeout):
                     await lanes.idle()
             delivered = lanes.finished - finished
             self._lanes, self._buffer = None, None  # nothing is accepted any more
+            self._pause_schedule()
             abandoned = await lanes.abandon(_CANCEL_GRACE)
+            persisted, lost = await self._end_durability()
+            abandoned += lost
         finally:
             self._stopping = False
         if abandoned:
@@ -227,12 +331,16 @@ class MessageBus(EventPublication):
             left = sum(len(events) for events in self._pending.values())
             self._pending.clear()
             _log.warning("The bus stopped with %d pending events whose handlers had not succeeded by then", left)
-        return StopReport(delivered=delivered, abandoned=abandoned)
+        return StopReport(delivered=delivered, persisted=persisted, abandoned=abandoned)
 
     async def reset(self) -> None:
         """Stop, and forget handlers, middleware, filters, buffered events and errors. It can be started again."""
         await self.stop()
-        self._set_up({**(self._options or {}), "registry": None})
+        if self._bound is not None:
+            for event in self._buffer or ():
+                self._bound.dropped(event, "stopped")
+        self._set_up({**self._spelt_out, "registry": None})
+        self._forgotten = True
 
     @property
     def metrics(self) -> MetricsCollector:
@@ -333,6 +441,7 @@ class MessageBus(EventPublication):
             "total_errors": self._failures.total,
             "filtered": dict(self._gate.turned_away),
             **self._registry.get_handler_stats(),
+            **({"database": self._stores.stats()} if self._stores is not None else {}),
         }
 
     async def get_metrics(self) -> dict[str, dict[str, dict[str, Any]]]:
@@ -346,6 +455,8 @@ class MessageBus(EventPublication):
         self._registry.after_fork()
         if self._lanes is not None or self._buffer is not None:
             self._lanes, self._loop, self._buffer = None, None, []
+        if self._bound is not None:
+            self._bound.forget()
         self._stopping = False
         self._active_sessions = 0
         self._session_traces.clear()
@@ -356,9 +467,7 @@ class MessageBus(EventPublication):
         contradictions = [
             f"{name}={made_with[name]!r}, not {value!r}"
             for name, value in given.items()
-            if not (value is None or value == _DEFAULTS.get(name))  # what is not given contradicts nothing
-            and made_with[name] is not value
-            and made_with[name] != value
+            if made_with[name] is not value and made_with[name] != value
         ]
         if contradictions:
             msg = (
@@ -366,6 +475,13 @@ class MessageBus(EventPublication):
                 "the first call, or make another bus with MessageBus.isolated()."
             )
             raise ConfigurationError(msg)
+
+
+@cache
+def _defaults(bus_class: type[MessageBus]) -> dict[str, Any]:
+    """Return the options of a constructor by name, as they are if they are left out."""
+    parameters = signature(bus_class.__init__).parameters.values()
+    return {each.name: each.default for each in parameters if each.name not in {"self", "options"}}
 
 
 _every_bus: WeakSet[MessageBus] = WeakSet()

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from abc import abstractmethod
 from collections import deque
+from datetime import UTC, datetime
 from threading import get_ident
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from llmgine.bus.causality import current, stamp
 from llmgine.bus.execution import CommandExecution
@@ -16,11 +18,16 @@ from llmgine.bus.interfaces import EventHandler
 from llmgine.bus.lanes import Lanes
 from llmgine.bus.metrics import Counter
 from llmgine.bus.options import check_number
-from llmgine.errors import BusNotRunningError
+from llmgine.bus.stores import EventLog, Held
+from llmgine.errors import BusNotRunningError, QueueFullError
 from llmgine.messages import Command, Event
 from llmgine.messages.events import EventHandlerFailedEvent
 from llmgine.messages.ids import BUS
 from llmgine.messages.message import origin_of
+from llmgine.messages.scheduled_events import ScheduledEvent, due
+
+if TYPE_CHECKING:
+    from llmgine.bus.backpressure import QueueBound
 
 __all__ = ["EventPublication"]
 
@@ -38,23 +45,33 @@ class EventPublication(CommandExecution):
     _failures: Failures
     _published: Counter
     _handlers_failed: Counter
+    _event_log: EventLog | None = None
+    _bound: QueueBound | None = None  # of the events that wait, where it was given one
 
-    async def publish(self, event: Event, await_processing: bool = True) -> None:  # noqa: FBT001, FBT002  # published
-        """Deliver an event to its handlers, in the order of its session.
+    # The path of every event, written out: a call costs a tenth of it. `await_processing` is published as it is.
+    async def publish(self, event: Event, await_processing: bool = True) -> None:  # noqa: FBT001, FBT002, PLR0912
+        """Deliver an event to its handlers, in the order of its session; a `ScheduledEvent` when its time has come.
 
         Args:
             event: goes to the handlers of the bus and of its session, by ascending priority.
             await_processing: return when those have finished; if False, as soon as the event is queued. Before `start`
-                the event is kept and the call returns at once.
+                the event is kept and the call returns at once. A `ScheduledEvent` is never waited for: the call returns
+                when it is on disk, if there is a database, and raises `CodecError` if it holds what cannot be stored.
 
         Raises:
             BusNotRunningError: the bus has been stopped, or runs in another thread.
             DeadlockError: the session waits for the handler that publishes.
+            QueueFullError: as many events wait as may, and this one was refused, or dropped while this waited for it.
             ConfigurationError: this is no event, or its class is broken.
             Exception: what a handler raised, while errors are unsuppressed and processing is awaited.
         """
         if type(event) not in self._registry.known_events:
             self._registry.check_event(event)
+            if isinstance(event, ScheduledEvent):
+                await_processing = False
+                if _waits_for_its_time(event):
+                    await self._publish_later(Held.of(event, due(event)))
+                    return
         chain = current.get()
         if chain is not None:
             stamp(event, chain)
@@ -64,15 +81,19 @@ class EventPublication(CommandExecution):
             self._published.unlocked += 1
             return
         if get_ident() != self._thread:
-            msg = (
-                "The bus runs on the event loop of another thread. Publish there (asyncio.run_coroutine_threadsafe), "
-                "or from synchronous code by llmgine.messages.bus.message_bus.publish."
-            )
-            raise BusNotRunningError(msg)
+            self._refuse_thread()
         self._published.unlocked += 1
         session = event.session_id or BUS
-        if not self._gate.open and not self._gate.admit(event, session):
-            return
+        if not self._gate.open:
+            if self._event_log is not None and self._event_log.is_full:
+                await self._event_log.wait_for_room()
+                if self._lanes is not lanes:
+                    self._keep(event)
+                    return
+            if not self._gate.admit(event, session):
+                return
+        if lanes.room is not None:
+            await lanes.room.claim(session, chain, at_once=await_processing)
         if not await_processing:
             lanes.offer(session, event, chain)
             return
@@ -130,6 +151,14 @@ class EventPublication(CommandExecution):
 
     # Inside
 
+    @abstractmethod
+    async def _publish_later(self, held: Held) -> None:
+        """Keep an event until it is due."""
+
+    @abstractmethod
+    def _publish_later_soon(self, held: Held) -> None:
+        """Keep an event until it is due; begin to, without waiting for it."""
+
     def _queue_size(self) -> int:
         return self._lanes.queued if self._lanes is not None else len(self._buffer or ())
 
@@ -139,12 +168,18 @@ class EventPublication(CommandExecution):
         try:
             while left and wait and (lanes := self._lanes) is not None:
                 event = left.popleft()
+                if _waits_for_its_time(event):
+                    await self._publish_later(Held.of(event, due(event)))
+                    continue
                 self._published.unlocked += 1
                 session = event.session_id or BUS
                 if self._gate.open or self._gate.admit(event, session):
-                    outcome = lanes.begin(session, event, None)
-                    if isinstance(outcome, asyncio.Future):
-                        await lanes.outlast(outcome)
+                    try:
+                        outcome = lanes.begin(session, event, None)
+                        if isinstance(outcome, asyncio.Future):
+                            await lanes.outlast(outcome)
+                    except QueueFullError as error:
+                        _log.warning("An event that a handler left is lost. %s", error)
         finally:
             for event in left:  # also when the wait was cancelled
                 self._offer_pending(event)
@@ -153,8 +188,12 @@ class EventPublication(CommandExecution):
         if self._lanes is None and self._buffer is None:
             _log.warning("The bus was stopped before the handler had ended that left %s", type(event).__name__)
             return
+        if _waits_for_its_time(event):
+            self._publish_later_soon(Held.of(event, due(event)))
+            return
         self._published.unlocked += 1
-        self._offer(event)
+        if not self._offer(event):
+            _log.warning("%s, which a handler left, is lost: the queue is full", type(event).__name__)
 
     def _handler_ended(self, event: Event, handler: EventHandler, error: Failure) -> None:
         """See to an event handler that failed, or that left events pending."""
@@ -171,25 +210,66 @@ class EventPublication(CommandExecution):
 
     def _announce(self, event: Event, cause: Command[Any] | Event) -> None:
         """Publish an event of the bus's own, without waiting and without cost where nobody listens."""
-        own, correlation, _, traceparent = origin_of(cause)
-        event._identity = origin_of(event)[0], correlation or own, own, event.traceparent or traceparent
+        _note_cause(event, cause)
         if self._lanes is None or self._registry.event_plan(type(event), event.session_id or BUS):
             self._offer(event)
         elif not self._gate.open:
             self._gate.admit(event, event.session_id or BUS)
 
-    def _offer(self, event: Event) -> None:
-        """Queue an event, or keep it until the bus is started; drop it if that has been stopped."""
-        if self._lanes is None:
-            if self._buffer is not None:
-                self._buffer.append(event)
-            return
-        session = event.session_id or BUS
-        if self._gate.open or self._gate.admit(event, session):
-            self._lanes.offer(session, event, current.get())
+    def _offer(self, event: Event) -> bool:
+        """Queue an event, or keep it until the bus is started; drop it if that has been stopped.
+
+        Returns:
+            Whether there was room for it.
+        """
+        try:
+            if self._lanes is None:
+                if self._buffer is not None:
+                    self._put_by(event, self._buffer)
+                return True
+            session = event.session_id or BUS
+            if self._gate.open or self._gate.admit(event, session):
+                self._lanes.offer(session, event, current.get())
+        except QueueFullError:  # which is counted; the bus itself has nobody to tell
+            return False
+        return True
+
+    def _refuse_thread(self) -> None:
+        msg = (
+            "The bus runs on the event loop of another thread. Publish there (asyncio.run_coroutine_threadsafe), "
+            "or from synchronous code by llmgine.messages.bus.message_bus.publish."
+        )
+        raise BusNotRunningError(msg)
 
     def _keep(self, event: Event) -> None:
         if self._buffer is None or self._stopping:
             msg = f"The bus has been stopped; {type(event).__name__} was not published. Start it again first."
             raise BusNotRunningError(msg)
-        self._buffer.append(event)
+        self._put_by(event, self._buffer)
+
+    def _put_by(self, event: Event, buffer: list[Event]) -> None:
+        """Keep an event until the bus is started, if there is room or room can be made."""
+        if self._bound is not None:
+            self._bound.make_room(event, lambda: buffer.pop(0))
+        buffer.append(event)
+        if self._bound is not None:
+            self._bound.enqueued()
+
+    def _note_lost(self, event: Event, reason: str) -> None:
+        """Count an event that is lost to backpressure, and show that to observers."""
+        from llmgine.bus.backpressure import EventDroppedEvent  # which a bus without a bound does not need
+
+        self._metrics.inc_counter("events_dropped_total", labels={"reason": reason})
+        if self._gate.observers:
+            lost = EventDroppedEvent(event=event, reason=reason, session_id=event.session_id)
+            _note_cause(lost, event)
+            self._gate.show(lost)
+
+
+def _note_cause(event: Event, cause: Command[Any] | Event) -> None:
+    own, correlation, _, traceparent = origin_of(cause)
+    event._identity = origin_of(event)[0], correlation or own, own, event.traceparent or traceparent
+
+
+def _waits_for_its_time(event: Event) -> TypeGuard[ScheduledEvent]:
+    return isinstance(event, ScheduledEvent) and due(event) > datetime.now(UTC)

@@ -1,6 +1,6 @@
 """The ports behind which messages outlive the process: scheduled events, dead letters and the log of events.
 
-What is here has two implementations each: in memory (`llmgine.bus.memory_stores`) and in a database
+What is here has two implementations: in memory, for a bus without a database, and in one
 (`llmgine.database`). Dates are aware and UTC.
 """
 
@@ -69,6 +69,14 @@ class Held:
     """The name of its class, also where that is not there."""
     session_id: SessionID = BUS
 
+    @classmethod
+    def of(
+        cls, event: Event, due: datetime, recurrence: Recurrence | None = None, misfire: Misfire = Misfire.ONCE
+    ) -> Held:
+        """Return an event that waits, with what is known of it."""
+        kind = type(event).__name__
+        return cls(event.event_id, event, due, recurrence, misfire, event_type=kind, session_id=event.session_id or BUS)
+
 
 @dataclass(frozen=True, slots=True)
 class Claim:
@@ -110,11 +118,14 @@ class ScheduleStore(Protocol):
         ...
 
     async def next_time(self) -> datetime | None:
-        """Return when `claim` will next find something: when an event is due or a lease ends; None if nothing is kept."""
+        """Return when `claim` next finds something: when an event is due or a lease ends; None if nothing is kept."""
         ...
 
     async def cancel(self, ids: Sequence[str]) -> int:
-        """Forget events that are not being delivered. Return how many."""
+        """Forget events. Return how many.
+
+        One that is being delivered is forgotten, and counted, only if it repeats: it does not come again.
+        """
         ...
 
     async def list(self, *, session_id: SessionID | None = None, limit: int | None = None) -> list[Held]:
@@ -208,20 +219,6 @@ class EventLog(Protocol):
         """Wait until everything has been written, or the database is away."""
         ...
 
-    def read(
-        self,
-        session_id: SessionID | None = None,
-        *,
-        since: datetime | None = None,
-        until: datetime | None = None,
-        types: Sequence[str] = (),
-    ) -> AsyncIterator[Event]:
-        """Yield events as they were published: of a session, from `since` to before `until`, of classes by their names.
-
-        What cannot be decoded is left out, and logged.
-        """
-        ...
-
 
 class Stores(Protocol):
     """The three together, in one place."""
@@ -239,6 +236,20 @@ class Stores(Protocol):
     @property
     def event_log(self) -> EventLog | None:
         """The log of events; None where it is off."""
+        ...
+
+    def read_events(
+        self,
+        session_id: SessionID | None = None,
+        *,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        types: Sequence[str] = (),
+    ) -> AsyncIterator[Event]:
+        """Yield events as they were published: of a session, from `since` to before `until`, of classes by their names.
+
+        What cannot be decoded is left out, and logged.
+        """
         ...
 
     async def holds_schedule(self) -> bool:
