@@ -36,12 +36,14 @@ def test_json_prints_every_event_in_order_and_nothing_else(program: Program) -> 
     kinds = [event["event_type"] for event in events if event["event_type"] != "TextChunkEvent"]
     assert kinds == [
         "EngineStatusEvent",
+        "ModelCallEndedEvent",
         "ToolCallEvent",
         "ToolCallEvent",
         "EngineStatusEvent",
         "ToolExecuteResultEvent",
         "ToolExecuteResultEvent",
         "EngineStatusEvent",
+        "ModelCallEndedEvent",
         "LLMResponseEvent",
     ]
     assert [event["tool_name"] for event in events if "tool_result" in event] == ["calculate", "current_time"]

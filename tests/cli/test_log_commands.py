@@ -315,6 +315,7 @@ def test_stats_add_up(logged: Program, shop: Shop) -> None:
     assert stats["spans"]["look into the store"]["count"] == 2
     usage = shop.one("LLMResponseEvent")["usage"]
     model = stats["models"]["scripted:script"]
+    assert (model["answers"], model["requests"], model["failed_requests"]) == (1, 2, 0)
     assert (model["input_tokens"], model["output_tokens"]) == (usage["input_tokens"], usage["output_tokens"])
     assert model["cost"] == pytest.approx(usage["input_tokens"] + 2 * usage["output_tokens"])
     assert stats["sessions"]["alice"]["events"] == sum(event["session_id"] == "alice" for event in shop.events)
@@ -375,6 +376,19 @@ def test_a_tool_is_a_step_with_its_duration(logged: Program, shop: Shop) -> None
     (tool,) = (step for step in steps if step["kind"] == "tool")
     assert (tool["name"], tool["error"]) == ("add", None)
     assert tool["seconds"] == pytest.approx(shop.one("ToolExecuteResultEvent")["duration"], abs=1e-5)
+
+
+def test_each_request_to_a_model_is_a_step_with_its_tokens(logged: Program, shop: Shop) -> None:
+    steps = json.loads(logged.run("trace", shop.ids["prompt"], "--json").stdout)["steps"]
+    page = logged.run("trace", shop.ids["prompt"]).stdout
+
+    calls = [step for step in steps if step["kind"] == "model"]
+    told = [call["data"]["usage"] for call in calls]
+    total = shop.one("LLMResponseEvent")["usage"]
+    assert len(calls) == 2
+    assert {name: sum(each[name] for each in told) for name in total} == total
+    for usage in told:
+        assert f"script {usage['input_tokens']} + {usage['output_tokens']} tokens" in page
 
 
 def test_an_id_that_is_not_unique_or_not_there_is_a_failure_that_says_so(logged: Program, shop: Shop) -> None:

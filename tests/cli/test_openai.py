@@ -35,6 +35,7 @@ def test_two_tools_called_in_one_turn_run_and_every_part_is_told_in_order(progra
         ("TextChunkEvent", "Let"),
         ("TextChunkEvent", " me"),
         ("TextChunkEvent", " see."),
+        ("ModelCallEndedEvent", None),
         ("ToolCallEvent", "calculate"),
         ("ToolCallEvent", "read_file"),
         ("EngineStatusEvent", "running tools"),
@@ -44,11 +45,12 @@ def test_two_tools_called_in_one_turn_run_and_every_part_is_told_in_order(progra
         ("TextChunkEvent", "It"),
         ("TextChunkEvent", " is"),
         ("TextChunkEvent", " 42."),
+        ("ModelCallEndedEvent", None),
         ("LLMResponseEvent", "It is 42."),
     ]
-    assert [event["tool_args"] for event in events[7:9]] == [{"expression": "6 * 7"}, {"path": "../secret"}]
-    assert [event["execution_succeed"] for event in events[7:9]] == [True, False]
-    assert "outside the working folder" in events[8]["tool_result"]
+    assert [event["tool_args"] for event in events[8:10]] == [{"expression": "6 * 7"}, {"path": "../secret"}]
+    assert [event["execution_succeed"] for event in events[8:10]] == [True, False]
+    assert "outside the working folder" in events[9]["tool_result"]
     assert events[-1]["usage"] == {"input_tokens": 22, "output_tokens": 10}
     [log] = (program.folder / "logs").iterdir()
     logged = [json.loads(line) for line in log.read_text().splitlines()]

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import orjson
 import pytest
 
+from llmgine.bus import MessageBus
 from llmgine.llm.engine import LLMResponseEvent, PromptCancelledEvent, PromptCommand, PromptFailedEvent, TextChunkEvent
 from llmgine.llm.tools.tool_events import ToolCallEvent, ToolExecuteResultEvent
-from llmgine.messages import CommandResult, Event
+from llmgine.messages import Command, CommandResult, Event
 from llmgine.messages.events import CommandResultEvent, CommandStartedEvent, EventHandlerFailedEvent
 from llmgine.observability.content import content_fields, content_mark, content_wanted
 from llmgine.observability.serialize import to_dict, to_line
@@ -93,6 +94,60 @@ def test_the_mark_tells_the_size(value: object, mark: object) -> None:
 def test_results_that_are_not_texts_are_recorded() -> None:
     event = CommandResultEvent(command_result=CommandResult(success=True, result={"order": 7}))
     assert to_dict(event, record_content=False)["command_result"]["result"] == {"order": 7}
+
+
+@dataclass
+class Summarize(Command[str]):
+    result_is_content: ClassVar[bool] = True
+
+
+@dataclass
+class Rename(Command[str]):
+    pass
+
+
+@dataclass
+class Answered(CommandResult[str]):
+    about: str = field(default="", metadata={"content": True})
+
+
+@pytest.mark.parametrize(("kind", "recorded"), [(Summarize, False), (PromptCommand, False), (Rename, True)])
+async def test_a_text_result_is_recorded_unless_the_commands_class_says_that_it_is_content(
+    kind: type[Command[str]], recorded: bool
+) -> None:
+    bus = MessageBus.isolated()
+    ended: list[CommandResultEvent] = []
+    bus.register_event_handler(CommandResultEvent, ended.append)
+    bus.register_command_handler(kind, lambda _: SAID)
+    await bus.start()
+    result = await bus.execute(kind())
+    await bus.stop()
+
+    assert result.result == SAID
+    told = to_dict(ended[0], record_content=False)["command_result"]
+    assert told["result"] == (SAID if recorded else "<14 characters of content>")
+    assert told["command_id"] == result.command_id
+    assert (SAID.encode() in to_line(ended[0], record_content=False)) == recorded
+    assert SAID.encode() in to_line(ended[0])
+
+
+async def test_what_fails_is_recorded_whatever_its_result_would_have_been() -> None:
+    bus = MessageBus.isolated()
+    ended: list[CommandResultEvent] = []
+    bus.register_event_handler(CommandResultEvent, ended.append)
+    await bus.start()
+    await bus.execute(Summarize())
+    await bus.stop()
+
+    assert b"No handler registered for command Summarize" in to_line(ended[0], record_content=False)
+
+
+def test_what_is_marked_in_a_result_stays_content_though_the_result_is_none() -> None:
+    ended = CommandResultEvent(
+        command_result=Answered(success=True, result="seven", about=SAID), result_is_content=False
+    )
+    told = to_dict(ended, record_content=False)["command_result"]
+    assert (told["result"], told["about"]) == ("seven", "<14 characters of content>")
 
 
 def test_the_fields_of_a_class_are_known() -> None:

@@ -247,7 +247,7 @@ def test_a_line_under_way_is_left_for_later(tmp_path: Path) -> None:
     whole = written(NoteTakenEvent())
     path.write_bytes(whole + b"x" * 600_000)
 
-    assert LogFile.of(path).whole_lines().size == len(whole)
+    assert LogFile.of(path, whole_lines=True).size == len(whole)
 
 
 @pytest.mark.parametrize(

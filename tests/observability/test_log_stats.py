@@ -37,6 +37,20 @@ def answer(model: str, tokens: int = 1_000_000) -> dict[str, Any]:
     return about | {"provider": "p", "model": model, "usage": usage}
 
 
+def requests(prompt: str, *tokens: tuple[int, int], answered: bool = True, told: bool = True) -> list[dict[str, Any]]:
+    """A prompt's events: of its requests if they are told of, as they are not in an older log; and of its answer."""
+    about = {"engine_id": "e", "causation_id": prompt, "session_id": "s", "timestamp": at(0), "duration": 1.0}
+    about |= {"provider": "p", "model": "a"}
+    events: list[dict[str, Any]] = []
+    for read, written in tokens if told else ():
+        usage = {"input_tokens": read, "output_tokens": written}
+        events.append(about | {"event_type": "ModelCallEndedEvent", "usage": usage, "finish_reason": "stop"})
+    if answered:
+        usage = {"input_tokens": sum(read for read, _ in tokens), "output_tokens": sum(each for _, each in tokens)}
+        events.append(about | {"event_type": "LLMResponseEvent", "usage": usage, "turns": len(tokens)})
+    return events
+
+
 def stats_of(*events: dict[str, Any], **options: Any) -> LogStats:
     stats = LogStats(**options)
     for event in events:
@@ -111,6 +125,52 @@ def test_what_answers_cost_is_known_only_where_their_price_is() -> None:
     assert (row.cost, row.unpriced, row.input_tokens) == (7.0, 1, 4_000_000)
 
 
+@given(
+    st.lists(
+        st.tuples(
+            st.lists(st.tuples(st.integers(0, 99), st.integers(0, 99)), min_size=1, max_size=4),
+            st.booleans(),
+            st.booleans(),
+        ),
+        max_size=8,
+    ),
+    st.randoms(use_true_random=False),
+)
+def test_each_token_is_counted_once_whether_or_not_the_log_tells_of_each_request(
+    prompts: list[tuple[list[tuple[int, int]], bool, bool]], random: Any
+) -> None:
+    waiting = [
+        requests(str(number), *tokens, answered=answered, told=told)
+        for number, (tokens, answered, told) in enumerate(prompts)
+    ]
+    mixed: list[dict[str, Any]] = []
+    while any(waiting):
+        mixed.append(random.choice([events for events in waiting if events]).pop(0))
+    stats = stats_of(*mixed, prices={"a": Price(1e6, 1e6)}, by_session=True)
+
+    counted = [tokens for tokens, answered, told in prompts if answered or told]
+    read = sum(each for tokens in counted for each, _ in tokens)
+    written = sum(each for tokens in counted for _, each in tokens)
+    assert stats.sessions is not None
+    if counted:
+        row, session = stats.models.rows["p:a"], stats.sessions.rows["s"]
+        assert (row.input_tokens, row.output_tokens, row.cost) == (read, written, read + written)
+        assert (session.input_tokens, session.output_tokens, session.cost) == (read, written, read + written)
+        assert row.requests == sum(map(len, counted))
+        assert row.count == sum(answered for _, answered, _ in prompts)
+
+
+def test_requests_that_were_not_answered_are_counted_apart() -> None:
+    failed, cancelled, answered = requests("1", (0, 0), (0, 0), (5, 2), answered=False)
+    failed |= {"finish_reason": None, "error": "TimeoutError: slow"}
+    cancelled |= {"finish_reason": None, "error": ""}
+    stats = stats_of(failed, cancelled, answered)
+
+    row = stats.models.rows["p:a"]
+    assert (row.count, row.requests, row.failed, row.input_tokens) == (0, 3, 2, 5)
+    assert stats.errors_total == 0, "the prompt's own end tells of it"
+
+
 def test_events_of_any_shape_are_counted() -> None:
     odd: list[dict[str, Any]] = [
         {},
@@ -119,6 +179,7 @@ def test_events_of_any_shape_are_counted() -> None:
         {"event_type": "CommandErrorEvent", "command_result": None},
         {"event_type": "TraceEvent", "name": "n", "end_time": "never", "start_time": 1, "status": "OK"},
         {"event_type": "LLMResponseEvent", "usage": {"input_tokens": "many"}},
+        {"event_type": "ModelCallEndedEvent", "provider": "p", "model": "m", "finish_reason": None, "usage": []},
         {"event_type": "ToolExecuteResultEvent", "duration": None},
         {"event_type": "ToolExecuteResultEvent", "tool_name": "t", "duration": 1e300, "execution_succeed": True},
     ]

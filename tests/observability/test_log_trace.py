@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmgine.cli.trace_rows import rows_of
+from llmgine.cli.trace_rows import rows_of, said_by
 from llmgine.observability.log_trace import StepKind, build_trace, causes_of
 
 NOW = datetime(2026, 5, 4, 13, 30, tzinfo=UTC)
@@ -113,6 +113,43 @@ def test_what_happens_inside_a_span_is_below_it() -> None:
     assert [step.id for step in importing.children] == ["e"]
     assert after.id == "after"
     assert [step.id for step in causes_of(trace, "e")] == ["c", "e"]
+
+
+def test_a_request_to_a_model_is_a_step_that_says_what_it_took() -> None:
+    call = {"event_type": "ModelCallEndedEvent", "provider": "p", "model": "m", "turn": 1, "duration": 0.5}
+    call |= {"usage": {"input_tokens": 7, "output_tokens": 3}, "finish_reason": "tool_calls", "error": ""}
+    unanswered = call | {"finish_reason": None, "error": "OSError: no network"}
+    log = [
+        started("c"),
+        event("1", "c", 1.0, **call),
+        event("2", "c", 2.0, **unanswered),
+        event("3", "c", 3.0, **unanswered | {"error": ""}),
+        event("4", "c", 4.0, event_type="ModelCallEndedEvent"),
+    ]
+    (root,) = build_trace(log).roots
+    answered, failed, cancelled, odd = root.children
+    assert (answered.kind, answered.name, answered.seconds, answered.error) == (StepKind.MODEL, "m", 0.5, None)
+    assert said_by(answered) == "7 + 3 tokens, tool_calls"
+    assert (failed.error, said_by(failed)) == ("OSError: no network", "")
+    assert (cancelled.error, said_by(cancelled)) == (None, "cancelled")
+    assert said_by(odd) == ""
+
+
+def test_retries_and_dead_letters_are_below_their_command_and_only_the_last_is_an_error() -> None:
+    command = {"command_type": "DoCommand", "command_id": "c"}
+    failed = {"command": command, "error": "OSError: no"}
+    log = [
+        started("c"),
+        event("1", "c", 1.0, event_type="CommandRetriedEvent", attempt=1, delay=0.5, **failed),
+        event("2", "c", 2.0, event_type="DeadLetterCommandEvent", attempts=2, **failed),
+        ended("c", 2.5, "OSError: no"),
+    ]
+    trace = build_trace(log)
+    (root,) = trace.roots
+    retried, letter = root.children
+    assert (retried.error, said_by(retried)) == (None, "DoCommand, attempt 1, the next after 500.0 ms: OSError: no")
+    assert (letter.error, said_by(letter)) == ("OSError: no", "DoCommand after 2 attempts")
+    assert [step.id for step in causes_of(trace, "2")] == ["c", "2"]
 
 
 def test_a_tool_takes_as_long_as_its_result_says_and_the_next_call_may_have_the_same_id() -> None:

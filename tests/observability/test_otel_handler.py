@@ -28,7 +28,13 @@ from llmgine.bus.session import SessionEndEvent, SessionStartEvent
 from llmgine.bus.tracing import SpanContext, TraceEvent
 from llmgine.errors import ConfigurationError
 from llmgine.messages import Command, CommandResult, Event, SessionID
-from llmgine.messages.events import CommandResultEvent, CommandStartedEvent, EventHandlerFailedEvent
+from llmgine.messages.events import (
+    CommandResultEvent,
+    CommandRetriedEvent,
+    CommandStartedEvent,
+    DeadLetterCommandEvent,
+    EventHandlerFailedEvent,
+)
 from llmgine.observability import ObservabilityManager, semconv
 from llmgine.observability.handlers.adapters import create_sync_file_handler
 from llmgine.observability.otel_handler import OpenTelemetryHandler, OpenTelemetryMiddleware
@@ -819,3 +825,41 @@ async def test_spans_of_commands_begin_when_the_command_does(traces: Traces) -> 
         assert (await bus.execute(Outer())).result == ["command_Outer"]
     assert traces.one("command_Outer").kind is SpanKind.CONSUMER
     assert semconv.COMMAND_SPAN.format("Outer") == "command_Outer"
+
+
+# Retries and dead letters
+
+
+async def test_retries_and_dead_letters_are_noted_on_the_span_of_their_own_command(traces: Traces) -> None:
+    async with traces.bus() as bus:
+
+        async def inner(command: Inner) -> None:
+            refused = "OSError: the key sk-abcdefghijklmnop1234 was refused"
+            await bus.publish(CommandRetriedEvent(command=command, attempt=1, delay=0.5, error=refused))
+            await bus.publish(DeadLetterCommandEvent(command=command, attempts=2, error="OSError: no"))
+            raise OSError("no")
+
+        async def outer(_: Outer) -> None:
+            await bus.execute(Inner())
+
+        bus.register_command_handler(Inner, inner)
+        bus.register_command_handler(Outer, outer)
+        await bus.execute(Outer())
+
+    span = traces.one("command_Inner")
+    retry, letter = [event for event in span.events if event.name in {semconv.RETRY, semconv.DEAD_LETTER}]
+    assert dict(retry.attributes or {}) == {
+        "llmgine.attempts": 1,
+        "llmgine.retry.delay": 0.5,
+        "exception.type": "OSError",
+        "exception.message": "OSError: the key <redacted> was refused",
+    }
+    assert (letter.name, (letter.attributes or {})["llmgine.attempts"]) == ("llmgine.dead_letter", 2)
+    assert span.status.status_code is StatusCode.ERROR
+    assert not traces.one("command_Outer").events
+
+
+def test_what_is_said_of_a_command_without_a_span_is_passed_over(traces: Traces) -> None:
+    for event in (CommandRetriedEvent(), DeadLetterCommandEvent(command=Inner(), error="OSError: no")):
+        traces.handler.handle(event)
+    assert not traces.finished()

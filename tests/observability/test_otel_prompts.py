@@ -18,7 +18,14 @@ from opentelemetry.trace import SpanKind, StatusCode
 
 from llmgine.bus import MessageBus
 from llmgine.errors import ProviderUnavailableError
-from llmgine.llm.engine import LLMEngine, LLMResponseEvent, PromptCommand, PromptFailedEvent
+from llmgine.llm.engine import (
+    LLMEngine,
+    LLMResponseEvent,
+    ModelCallEndedEvent,
+    PromptCancelledEvent,
+    PromptCommand,
+    PromptFailedEvent,
+)
 from llmgine.llm.engine.events import EngineStatusEvent
 from llmgine.llm.providers.scripted import Reply, ScriptedProvider
 from llmgine.llm.tools.tool_events import ToolCallEvent, ToolExecuteResultEvent
@@ -116,9 +123,27 @@ async def test_a_prompt_is_a_tree_of_requests_and_tools() -> None:
     agent = attributes(traces.one("invoke_agent"))
     assert (agent["gen_ai.usage.input_tokens"], agent["gen_ai.usage.output_tokens"]) == (30, 8)
     assert agent["gen_ai.conversation.id"] == "S"
-    assert "gen_ai.usage.input_tokens" not in attributes(first)
     tool = attributes(traces.one("execute_tool add"))
     assert (tool["gen_ai.tool.call.id"], tool["gen_ai.operation.name"]) == ("1", "execute_tool")
+
+
+async def test_each_request_has_its_own_usage() -> None:
+    traces = Traces()
+    await ask(traces, ASKS, ANSWERS)
+    used = [
+        (attributes(span)["gen_ai.usage.input_tokens"], attributes(span)["gen_ai.usage.output_tokens"])
+        for span in traces.spans("chat script")
+    ]
+    assert used == [(10, 5), (20, 3)]
+    assert all("gen_ai.response.time_to_first_chunk" in attributes(span) for span in traces.spans("chat script"))
+
+
+async def test_what_nobody_has_counted_is_not_said_to_be_nothing() -> None:
+    traces = Traces()
+    await ask(traces, Reply("Hm.", usage=Usage()))
+    assert "gen_ai.usage.input_tokens" not in attributes(traces.one("chat script"))
+    assert "gen_ai.usage.input_tokens" not in attributes(traces.one("invoke_agent"))
+    assert "gen_ai.client.token.usage" not in traces.metrics()
 
 
 async def test_one_request_has_the_whole_usage() -> None:
@@ -166,8 +191,11 @@ async def test_content_is_recorded_only_when_asked_for_and_without_secrets(monke
 async def test_a_prompt_that_fails_ends_its_request_in_error() -> None:
     traces = Traces()
     await ask(traces, ASKS, Reply(error=ProviderUnavailableError("no network")))
-    first, second = traces.spans("chat")
+    first, second = traces.spans("chat script")
     assert (first.status.status_code, second.status.status_code) == (StatusCode.UNSET, StatusCode.ERROR)
+    assert attributes(second)["error.type"] == "ProviderUnavailableError"
+    assert "gen_ai.response.finish_reasons" not in attributes(second)
+    assert sum(total for _, total in traces.metrics()["gen_ai.client.token.usage"]) == 15
     agent = traces.one("invoke_agent")
     assert agent.status.description == "ProviderUnavailableError: no network"
     assert attributes(agent)["error.type"] == "ProviderUnavailableError"
@@ -205,12 +233,22 @@ async def test_cancelling_a_prompt_ends_the_tools_that_run() -> None:
     assert traces.tree() == [
         ("command_PromptCommand", None),
         ("invoke_agent", "command_PromptCommand"),
-        ("chat", "invoke_agent"),
+        ("chat script", "invoke_agent"),
         ("execute_tool wait", "invoke_agent"),
     ]
     for name in ("invoke_agent", "execute_tool wait"):
         assert attributes(traces.one(name))["error.type"] == "CancelledError"
-    assert traces.one("chat").status.status_code is StatusCode.UNSET
+    assert traces.one("chat script").status.status_code is StatusCode.UNSET
+
+
+async def test_a_request_that_is_cancelled_has_an_end() -> None:
+    traces = Traces()
+    traces.handler.handle(EngineStatusEvent(engine_id="e", status="calling model"))
+    traces.handler.handle(ModelCallEndedEvent(engine_id="e", model="m", duration=0.5))
+    traces.handler.handle(PromptCancelledEvent(engine_id="e"))
+    chat = traces.one("chat m")
+    assert attributes(chat)["error.type"] == attributes(traces.one("invoke_agent"))["error.type"] == "CancelledError"
+    assert (chat.end_time or 0) - (chat.start_time or 0) == 500_000_000
 
 
 def test_tools_and_replies_of_an_engine_that_announces_nothing_have_spans_too() -> None:

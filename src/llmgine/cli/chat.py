@@ -111,7 +111,7 @@ async def _open_chat(options: ChatOptions) -> AsyncGenerator[Chat]:
         taken = {function.__name__ for function in functions}
         functions += [tool for tool in DEMO_TOOLS if tool.__name__ not in taken]
     async with AsyncExitStack() as stack:
-        bus = MessageBus()
+        bus = MessageBus.isolated()
         if options.log_dir is not None:
             bus.set_observability_manager(stack.enter_context(closing(_open_log(options.log_dir))))
         await bus.start()

@@ -14,7 +14,7 @@ from llmgine.cli.stderr import printable
 from llmgine.observability.events import LogLevel
 from llmgine.observability.log_filter import instant_of
 
-__all__ = ["LEVEL_STYLES", "Summaries", "clock", "duration", "fields_of", "one_line", "size"]
+__all__ = ["LEVEL_STYLES", "Summaries", "clock", "duration", "fields_of", "one_line", "said_of_call", "size"]
 
 LEVEL_STYLES = {
     LogLevel.DEBUG: "dim",
@@ -74,6 +74,13 @@ class Summaries:
             return f"{name} → {_value(result['result'])}" if result.get("result") is not None else name
         return f"{name}: {result['error']}"
 
+    def _retried(self, data: Mapping[str, Any]) -> str:
+        name, delay = data["command"]["command_type"], duration(float(data["delay"]))
+        return f"{name}, attempt {data['attempt']}, the next after {delay}: {data['error']}"
+
+    def _dead_letter(self, data: Mapping[str, Any]) -> str:
+        return f"{data['command']['command_type']} after {_count(data['attempts'], 'attempt')}: {data['error']}"
+
     def _span(self, data: Mapping[str, Any]) -> str:
         began, ended = instant_of(data, "start_time"), instant_of(data, "end_time")
         if began is None or ended is None:
@@ -84,9 +91,12 @@ class Summaries:
     def _failed_handler(self, data: Mapping[str, Any]) -> str:
         return f"{data['handler']} on {data['event']['event_type']}: {data['exception']}"
 
+    def _model_call(self, data: Mapping[str, Any]) -> str:
+        model = f"{data['provider']}:{data['model']}"
+        return f"{model}, turn {data['turn']}, {said_of_call(data)}, {duration(float(data['duration']))}"
+
     def _response(self, data: Mapping[str, Any]) -> str:
-        usage = data["usage"]
-        tokens = f"{usage['input_tokens']} + {usage['output_tokens']} tokens"
+        tokens = _tokens(data)
         text = f": {data['text']}" if data.get("text") else ""
         return f"{data['provider']}:{data['model']}, {tokens}, {duration(float(data['duration']))}{text}"
 
@@ -112,8 +122,11 @@ _WORDS = {
     "CommandStartedEvent": Summaries._started,
     "CommandResultEvent": Summaries._ended,
     "CommandErrorEvent": Summaries._ended,
+    "CommandRetriedEvent": Summaries._retried,
+    "DeadLetterCommandEvent": Summaries._dead_letter,
     "TraceEvent": Summaries._span,
     "EventHandlerFailedEvent": Summaries._failed_handler,
+    "ModelCallEndedEvent": Summaries._model_call,
     "LLMResponseEvent": Summaries._response,
     "ToolCallEvent": Summaries._tool_call,
     "ToolExecuteResultEvent": Summaries._tool_result,
@@ -121,6 +134,17 @@ _WORDS = {
     "TextChunkEvent": Summaries._text,
     "LogEvent": Summaries._message,
 }
+
+
+def said_of_call(data: Mapping[str, Any]) -> str:
+    """Return what a request to a model took and how it ended: `120 + 30 tokens, tool_calls`.
+
+    Raises:
+        KeyError, TypeError: the event has another shape.
+    """
+    if data["finish_reason"] is None:
+        return f"failed: {data['error']}" if data["error"] else "cancelled"
+    return f"{_tokens(data)}, {data['finish_reason']}"
 
 
 def one_line(text: str) -> str:
@@ -180,6 +204,14 @@ def _value(value: object, *, quoted: bool = False) -> str:
         return cut(orjson.dumps(value).decode(), 120)
     except orjson.JSONEncodeError:  # nested more deeply than orjson writes, which is less than it reads
         return "…"
+
+
+def _count(count: int, unit: str) -> str:
+    return f"{count} {unit}{'' if count == 1 else 's'}"
+
+
+def _tokens(data: Mapping[str, Any]) -> str:
+    return f"{data['usage']['input_tokens']} + {data['usage']['output_tokens']} tokens"
 
 
 def _unit(unit: object) -> str:

@@ -22,7 +22,7 @@ from llmgine.cli.progress import Progress
 from llmgine.cli.stderr import notice, warn
 from llmgine.errors import ConfigurationError
 from llmgine.observability.events import LogLevel
-from llmgine.observability.log_files import LogFile, find_logs
+from llmgine.observability.log_files import LogFile, find_logs, former_logs
 from llmgine.observability.log_filter import LogFilter, instant_of, level_of, parse_time
 from llmgine.observability.log_follow import LogFollower
 from llmgine.observability.log_reader import LogLine, LogReader
@@ -123,10 +123,12 @@ def _follow(path: Path, wanted: LogFilter, options: LogsOptions) -> int:
     if wanted.until is not None:
         msg = "--follow waits for what is still to come, so it cannot be used with --until."
         raise ConfigurationError(msg)
-    files = [file.whole_lines() for file in find_logs(path)] if path.exists() else []
+    is_one = path.is_file() or (bool(path.suffix) and path.parent.is_dir() and not path.exists())
+    former = former_logs(path) if is_one else []  # first: what is renamed from now on is not one of them
+    files = find_logs(path, whole_lines=True) if path.exists() else []
     summaries = Summaries()
     view = _view(summaries, as_json=options.json)
-    with closing(LogFollower(path, files)) as follower:
+    with closing(LogFollower(path, [*files, *former])) as follower:
         with Progress(files) as progress:
             reader = LogReader(files, wanted, progress.advance, None if options.json else summaries.note)
             before = reader.last(_BEFORE if options.last is None else options.last)

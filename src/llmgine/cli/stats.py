@@ -151,12 +151,13 @@ class _Page:
         self._show(grid, table)
 
     def _models(self) -> None:
-        grid = _grid("Models", "answers", "input", "output", "p50", "cost")
+        grid = _grid("Models", "answers", "requests", "input", "output", "p50", "cost")
         unpriced: list[str] = []
         for name, row in self._stats.models.top(_TOP):
             cost = Text("no price", "yellow") if row.cost is None else f"{row.cost:,.4f}"
             tokens = f"{row.input_tokens:,}", f"{row.output_tokens:,}"
-            grid.add_row(_name(name), f"{row.count:,}", *tokens, _percentiles(row.durations)[0], cost)
+            counts = f"{row.count:,}", f"{row.requests:,}"
+            grid.add_row(_name(name), *counts, *tokens, _percentiles(row.durations)[0], cost)
             if row.cost is None:
                 unpriced.append(one_line(name))
         self._show(grid, self._stats.models)
@@ -252,6 +253,8 @@ def _as_json(stats: LogStats, files: list[LogFile], broken: int) -> dict[str, An
     answer["models"] = {
         name: {
             "answers": row.count,
+            "requests": row.requests,
+            "failed_requests": row.failed,
             "input_tokens": row.input_tokens,
             "output_tokens": row.output_tokens,
             "cost": row.cost,

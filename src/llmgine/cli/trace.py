@@ -32,6 +32,7 @@ _STYLES = {
     StepKind.EVENT: "",
     StepKind.SPAN: "magenta",
     StepKind.TOOL: "yellow",
+    StepKind.MODEL: "green",
     StepKind.MISSING: "italic",
 }
 

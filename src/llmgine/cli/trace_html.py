@@ -17,7 +17,7 @@ _MOST = 500
 """Events alike that are listed one by one."""
 _STYLE = """
 :root { color-scheme: light dark; --line: #8884; --faint: #8888; --command: #2a78c8; --tool: #b8860b; --span: #9a4fb8;
-  --event: #7a8793; --error: #d1333f; }
+  --model: #3a9a5b; --event: #7a8793; --error: #d1333f; }
 body { font: 14px/1.45 system-ui, sans-serif; margin: 1.5rem; }
 h1 { font-size: 1.2rem; margin: 0; overflow-wrap: anywhere; }
 p { color: var(--event); margin: .2rem 0 1rem; }
@@ -39,6 +39,7 @@ body { --bars: 45vw; padding-left: .9rem; }
 .bar { position: absolute; top: .2rem; height: .6rem; min-width: 3px; border-radius: 2px; background: var(--event); }
 .command .bar { background: var(--command); } .command b { color: var(--command); }
 .tool .bar { background: var(--tool); } .tool b { color: var(--tool); }
+.model .bar { background: var(--model); } .model b { color: var(--model); }
 .span .bar { background: var(--span); } .span b { color: var(--span); }
 .missing b { font-style: italic; font-weight: 400; }
 .error .bar { background: var(--error); } .error b, .failure { color: var(--error); }

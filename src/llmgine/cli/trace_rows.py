@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from llmgine.cli.log_text import Summaries, clock, duration, fields_of, one_line
+from llmgine.cli.log_text import Summaries, clock, duration, fields_of, one_line, said_of_call
 from llmgine.observability.log_chain import Chain
 from llmgine.observability.log_trace import Step, StepKind, Trace
 
@@ -80,12 +80,21 @@ def said_by(step: Step) -> str:
         return said if step.error is None else said.removesuffix(one_line(step.error)).rstrip(": ")
     if step.kind is StepKind.TOOL:
         return one_line(str(step.data.get("arguments") or ""))
+    if step.kind is StepKind.MODEL:
+        return _said_of_call(step)
     if step.kind is StepKind.SPAN:
         attributes = step.data.get("attributes")
         return one_line(fields_of(attributes)) if isinstance(attributes, dict) else ""
     if step.kind is StepKind.MISSING:
         return one_line(step.id)
     return one_line(fields_of(step.data)) if "command_type" in step.data else ""
+
+
+def _said_of_call(step: Step) -> str:
+    try:
+        return "" if step.error is not None else one_line(said_of_call(step.data))
+    except (KeyError, TypeError):
+        return ""  # an event of this name in another shape
 
 
 def _folded(steps: Sequence[Step]) -> list[Sequence[Step]]:

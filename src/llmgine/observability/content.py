@@ -1,6 +1,7 @@
 """What people and models say to each other, which is recorded only where somebody asks for it.
 
-A field of a message or dataclass holds such content if it is declared with `field(metadata={"content": True})`.
+A field of a message or dataclass holds such content if it is declared with `field(metadata={"content": True})`, and a
+command's result does if its class has `result_is_content: ClassVar[bool] = True`.
 """
 
 from __future__ import annotations

@@ -20,6 +20,8 @@ __all__ = ["LogFilter", "instant_of", "level_of", "parse_time"]
 
 _LEVELS = list(LogLevel)
 _CHATTER = frozenset({"TextChunkEvent", "EngineStatusEvent", "TraceEvent", "MetricEvent"})
+_TOLD_AGAIN = "ModelCallEndedEvent"
+"""What goes wrong with one is told by the event that its prompt ends with."""
 _HEAD = b'{"event_type":"'
 """How our own lines begin."""
 _STAMP = b'"timestamp":"'
@@ -125,6 +127,8 @@ def level_of(data: Mapping[str, Any]) -> LogLevel:
     if kind == "TraceEvent":
         failed = data.get("status") == "ERROR" and not str(data.get("name")).startswith("Command ")
         return LogLevel.ERROR if failed else LogLevel.DEBUG  # a command's failure is told by its CommandErrorEvent
+    if kind in {_TOLD_AGAIN, "CommandRetriedEvent"}:
+        return LogLevel.DEBUG if kind == _TOLD_AGAIN else LogLevel.WARNING
     if kind.endswith(("ErrorEvent", "FailedEvent")) or (isinstance(error := data.get("error"), str) and error):
         return LogLevel.ERROR
     if data.get("execution_succeed") is False or kind.endswith("CancelledEvent"):

@@ -99,13 +99,17 @@ class Price:
 
 @dataclass(slots=True)
 class ModelStats(_Counted):
-    """What one model has answered."""
+    """What one model has answered: prompts, each with one request to the model or several."""
 
+    requests: int = 0
+    failed: int = 0
+    """Requests that were not answered, also because they were cancelled. Older logs do not tell of them."""
     input_tokens: int = 0
     output_tokens: int = 0
     cost: float | None = 0.0
     """None where no price is known."""
     durations: Histogram = field(default_factory=lambda: Histogram(""))
+    """Of the answers, with everything that led to them."""
 
 
 @dataclass(slots=True)
@@ -118,7 +122,7 @@ class SessionStats(_Counted):
     output_tokens: int = 0
     cost: float = 0.0
     unpriced: int = 0
-    """Answers whose price is not known."""
+    """Answers, or requests, whose price is not known."""
     first: str = ""
     last: str = ""
 
@@ -148,12 +152,15 @@ class LogStats:
         self._prices = prices or {}
         self._command_spans = Table(WorkStats)
         self._under_way: dict[str, tuple[str, datetime | None]] = {}
+        self._by_request: dict[tuple[str, str], None] = {}
+        """Prompts whose tokens were counted with each request, by engine and command."""
         self._ways = {
             "CommandStartedEvent": self._command_started,
             "CommandResultEvent": self._command_ended,
             "CommandErrorEvent": self._command_ended,
             "TraceEvent": self._span,
             "ToolExecuteResultEvent": self._tool,
+            "ModelCallEndedEvent": self._request,
             "LLMResponseEvent": self._answer,
         }
 
@@ -244,16 +251,36 @@ class LogStats:
         row.durations.observe(took)
         return name
 
+    def _request(self, data: Mapping[str, Any], session: SessionStats | None) -> str:
+        name = f"{data['provider']}:{data['model']}"
+        row = self.models[name]
+        row.requests += 1
+        row.failed += data["finish_reason"] is None
+        self._by_request[_prompt_of(data)] = None
+        if len(self._by_request) > _UNDER_WAY:
+            del self._by_request[next(iter(self._by_request))]
+        self._spend(row, name, data, session)
+        return name
+
     def _answer(self, data: Mapping[str, Any], session: SessionStats | None) -> str:
-        model = str(data["model"])
-        name = f"{data['provider']}:{model}"
-        read, written = int(data["usage"]["input_tokens"]), int(data["usage"]["output_tokens"])
+        name = f"{data['provider']}:{data['model']}"
+        took = float(data["duration"])
         row = self.models[name]
         row.count += 1
+        row.durations.observe(took)
+        prompt = _prompt_of(data)
+        if prompt in self._by_request:
+            del self._by_request[prompt]
+        else:  # an older log, which tells what all requests took together
+            row.requests += int(data.get("turns", 1))
+            self._spend(row, name, data, session)
+        return name
+
+    def _spend(self, row: ModelStats, name: str, data: Mapping[str, Any], session: SessionStats | None) -> None:
+        read, written = int(data["usage"]["input_tokens"]), int(data["usage"]["output_tokens"])
         row.input_tokens += read
         row.output_tokens += written
-        row.durations.observe(float(data["duration"]))
-        price = self._prices.get(name, self._prices.get(model))
+        price = self._prices.get(name, self._prices.get(str(data["model"])))
         cost = None if price is None else (read * price.input + written * price.output) / 1e6
         row.cost = None if cost is None or row.cost is None else row.cost + cost
         if session is not None:
@@ -261,7 +288,10 @@ class LogStats:
             session.output_tokens += written
             session.cost += cost or 0.0
             session.unpriced += cost is None
-        return name
+
+
+def _prompt_of(data: Mapping[str, Any]) -> tuple[str, str]:
+    return str(data.get("engine_id")), str(data.get("causation_id"))
 
 
 def _measure(row: WorkStats, began: datetime | None, ended: datetime | None, *, failed: bool) -> None:

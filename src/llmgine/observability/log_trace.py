@@ -23,6 +23,8 @@ class StepKind(StrEnum):
     EVENT = "event"
     SPAN = "span"
     TOOL = "tool"
+    MODEL = "model"
+    """A request to a model."""
     MISSING = "missing"
 
 
@@ -33,7 +35,7 @@ class Step:
     id: str
     kind: StepKind
     name: str
-    """The class of a command or an event; what the span or the tool is called."""
+    """The class of a command or an event; what the span, the tool or the model is called."""
     data: Mapping[str, Any]
     """The event or command as it was logged; `{}` for what is missing."""
     cause: str | None
@@ -130,6 +132,8 @@ class _Builder:
             self._tools[_text(data, "engine_id"), _text(data, "tool_call_id")] = step
         elif kind == "ToolExecuteResultEvent":
             self._tool_ended(data)
+        elif kind == "ModelCallEndedEvent":
+            self._model_asked(data)
         else:
             step = self._new(data, _text(data, "event_id"), StepKind.EVENT, _text(data, "event_type"))
             step.end = step.start
@@ -219,6 +223,13 @@ class _Builder:
         step.end = instant_of(data, "end_time") or step.end
         if data.get("status") == "ERROR" and step.error is None:
             step.error = str(_dict(data.get("attributes")).get("error") or "failed")
+
+    def _model_asked(self, data: Mapping[str, Any]) -> None:
+        ended, took = instant_of(data), _duration(data.get("duration"))
+        start = ended - timedelta(seconds=took) if ended is not None and took is not None else None
+        step = self._new(data, _text(data, "event_id"), StepKind.MODEL, _text(data, "model"), start=start)
+        step.end = ended
+        step.error = _text(data, "error") or None
 
     def _tool_ended(self, data: Mapping[str, Any]) -> None:
         step = self._tools.pop((_text(data, "engine_id"), _text(data, "tool_call_id")), None)

@@ -37,6 +37,15 @@ SERVICE_NAME: Final = "service.name"
 UNFINISHED: Final = "llmgine.unfinished"
 """Why a span ended before what it stands for: "closed", "too many open spans", "begun again". Ours."""
 
+RETRY: Final = "llmgine.retry"
+"""An event on a command's span: an attempt has failed, and there will be another. Ours, as are the following."""
+DEAD_LETTER: Final = "llmgine.dead_letter"
+"""An event on a command's span: it has failed for good, and is a dead letter."""
+ATTEMPTS: Final = "llmgine.attempts"
+"""How many there have been."""
+RETRY_DELAY: Final = "llmgine.retry.delay"
+"""Seconds until the next."""
+
 # Messaging, in both vocabularies
 MESSAGING_SYSTEM: Final = "messaging.system"
 LLMGINE: Final = "llmgine"

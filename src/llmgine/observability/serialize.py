@@ -83,8 +83,8 @@ def to_dict(
         max_text: characters of a text.
         max_depth: objects and arrays inside each other, at most 254.
         max_values: values altogether.
-        record_content: whether to say what is in fields marked as content, and in results that are texts; otherwise
-            only how long they are.
+        record_content: whether to say what is in fields marked as content, and in results that are texts and may be
+            content; otherwise only how long they are.
         redactor: takes secrets out; the ids and the date that the bus gave are not looked at.
     """
     data = _Walk(max_text, min(max_depth, _DEPTH), max_values, redactor, record_content=record_content).reduce(event, 0)

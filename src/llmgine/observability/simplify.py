@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from llmgine.messages import Command, CommandResult, Event
+from llmgine.messages.events import CommandResultEvent
 from llmgine.messages.ids import write
 from llmgine.messages.message import Message, Origin, _second, origin_of
 from llmgine.observability.content import content_fields, content_mark
@@ -31,7 +32,8 @@ def simplify(value: Any, *, record_content: bool) -> Any:  # noqa: PLR0911  # on
     if isinstance(value, Enum):
         return value.value
     if is_dataclass(type(value)):
-        return _public(value, dict(getattr(value, "__dict__", ())), record_content=record_content)
+        data = dict(getattr(value, "__dict__", ()))
+        return _public(value, data, record_content=record_content, result_is_content=True)
     if isinstance(value, float):
         return float.__float__(value)  # of a subclass
     if isinstance(value, Mapping):
@@ -48,7 +50,7 @@ def simplify(value: Any, *, record_content: bool) -> Any:  # noqa: PLR0911  # on
     return str(value)
 
 
-def message_data(message: Message, *, record_content: bool) -> dict[str, Any]:
+def message_data(message: Message, *, record_content: bool, result_is_content: bool = True) -> dict[str, Any]:
     """Return a message's public attributes by name, with its class first and the ids of its chain."""
     kind: Any = type(message)
     label = shape_of(kind).label
@@ -67,7 +69,12 @@ def message_data(message: Message, *, record_content: bool) -> dict[str, Any]:
     if origin[3] is not None:
         data["traceparent"] = origin[3]
     data[label] = kind.__name__
-    return _public(message, data, record_content=record_content)
+    if not record_content and isinstance(message, CommandResultEvent):
+        result = message.command_result
+        if isinstance(result, CommandResult):  # and not whatever somebody put there
+            told = message.result_is_content
+            data["command_result"] = message_data(result, record_content=False, result_is_content=told)
+    return _public(message, data, record_content=record_content, result_is_content=result_is_content)
 
 
 def written_ids(origin: Origin) -> tuple[str, str, str | None]:
@@ -91,7 +98,7 @@ def _time(nanoseconds: int) -> str:
     return f"{_second(seconds)}.{rest // 1000:06d}+00:00"
 
 
-def _public(value: Any, data: dict[str, Any], *, record_content: bool) -> dict[str, Any]:
+def _public(value: Any, data: dict[str, Any], *, record_content: bool, result_is_content: bool) -> dict[str, Any]:
     """Return what an instance's `__dict__` holds without what is private, and with fields that are kept elsewhere."""
     kind: Any = type(value)
     shape = shape_of(kind)
@@ -100,8 +107,8 @@ def _public(value: Any, data: dict[str, Any], *, record_content: bool) -> dict[s
         data = {name: item for name, item in data.items() if not name.startswith("_")}
     if not record_content:
         data |= {name: content_mark(data[name]) for name in shape.content if name in data}
-        if isinstance(value, CommandResult) and isinstance(data.get("result"), str):
-            data["result"] = content_mark(data["result"])  # it may be a model's reply: nobody knows what was asked
+        if result_is_content and isinstance(value, CommandResult) and isinstance(data.get("result"), str):
+            data["result"] = content_mark(data["result"])
     return data
 
 

@@ -15,6 +15,7 @@ from llmgine.llm.engine import (
     EngineStatusEvent,
     LLMEngine,
     LLMResponseEvent,
+    ModelCallEndedEvent,
     PromptCancelledEvent,
     PromptCommand,
     PromptFailedEvent,
@@ -111,7 +112,13 @@ async def test_a_plain_answer_is_streamed_returned_and_kept(bus: MessageBus) -> 
 
     events, result = await run(bus)
 
-    assert [type(event) for event in events] == [EngineStatusEvent, TextChunkEvent, TextChunkEvent, LLMResponseEvent]
+    assert [type(event) for event in events] == [
+        EngineStatusEvent,
+        TextChunkEvent,
+        TextChunkEvent,
+        ModelCallEndedEvent,
+        LLMResponseEvent,
+    ]
     assert [event.text for event in events if isinstance(event, TextChunkEvent)] == ["Hel", "lo"]
     last = events[-1]
     assert isinstance(last, LLMResponseEvent)
@@ -153,6 +160,7 @@ async def test_tool_calls_of_a_turn_run_together_and_report_in_their_order(bus: 
     assert [type(event) for event in events] == [
         EngineStatusEvent,
         TextChunkEvent,
+        ModelCallEndedEvent,
         ToolCallEvent,
         ToolCallEvent,
         EngineStatusEvent,
@@ -160,6 +168,7 @@ async def test_tool_calls_of_a_turn_run_together_and_report_in_their_order(bus: 
         ToolExecuteResultEvent,
         EngineStatusEvent,
         TextChunkEvent,
+        ModelCallEndedEvent,
         LLMResponseEvent,
     ]
     called = [event for event in events if isinstance(event, ToolCallEvent)]
@@ -179,6 +188,41 @@ async def test_tool_calls_of_a_turn_run_together_and_report_in_their_order(bus: 
     assert [message["content"] for message in messages[2:]] == ["slow 1", "fast 2"]
     assert [schema["function"]["name"] for schema in schemas] == ["slow", "fast", "broken"]
     assert roles(engine.history) == ["user", "assistant", "tool", "tool", "assistant"]
+
+
+def calls_in(events: Sequence[Event]) -> list[ModelCallEndedEvent]:
+    return [event for event in events if isinstance(event, ModelCallEndedEvent)]
+
+
+async def test_each_request_says_what_it_took_itself(bus: MessageBus) -> None:
+    answer: list[Step] = [TextDelta("It is"), TextDelta(" 1."), Finish(FinishReason.LENGTH, Usage(9, 4), "test-2026")]
+    LLMEngine(bus, Replies(calls(("fast", '{"n": 1}')), answer), tools=Tools().manager)
+
+    events, _ = await run(bus)
+
+    first, second = calls_in(events)
+    assert (first.turn, first.usage, first.finish_reason, first.error) == (1, Usage(5, 2), "tool_calls", "")
+    assert (second.turn, second.usage, second.finish_reason) == (2, Usage(9, 4), "length")
+    assert (first.provider, first.model, second.model) == ("replies", "test", "test-2026")
+    last = events[-1]
+    assert isinstance(last, LLMResponseEvent)
+    assert first.usage + second.usage == last.usage
+    for call in (first, second):
+        assert call.time_to_first_token is not None
+        assert 0 <= call.time_to_first_token <= call.duration <= last.duration
+
+
+async def test_a_request_that_fails_says_so_once(bus: MessageBus) -> None:
+    no_network = ProviderUnavailableError("no network")
+    LLMEngine(bus, Replies(calls(("fast", '{"n": 1}')), [TextDelta("So"), no_network], [TextDelta("Once")]))
+
+    (first, failed), (broken_off,) = [calls_in((await run(bus))[0]) for _ in range(2)]
+
+    assert (first.error, first.usage) == ("", Usage(5, 2))
+    assert (failed.turn, failed.error) == (2, "ProviderUnavailableError: no network")
+    assert (failed.finish_reason, failed.usage, failed.model) == (None, Usage(), "test")
+    assert failed.time_to_first_token is not None
+    assert broken_off.error.startswith("IncompleteResponseError: ")
 
 
 @pytest.mark.parametrize(
@@ -357,6 +401,10 @@ async def test_cancelled_anywhere_it_ends_once_and_the_history_goes_on(bus: Mess
         ends: list[Event] = []
         for kind in (PromptCancelledEvent, LLMResponseEvent, PromptFailedEvent):
             alone.register_event_handler(kind, ends.append)
+        asked: list[EngineStatusEvent] = []
+        answered_calls: list[ModelCallEndedEvent] = []
+        alone.register_event_handler(EngineStatusEvent, asked.append)
+        alone.register_event_handler(ModelCallEndedEvent, answered_calls.append)
         engine = LLMEngine(alone, provider, tools=tools.manager)
         task = asyncio.create_task(alone.execute(PromptCommand(prompt="hi")))
         await asyncio.sleep(0)
@@ -368,6 +416,12 @@ async def test_cancelled_anywhere_it_ends_once_and_the_history_goes_on(bus: Mess
         await alone.wait_for_events()
 
         assert len(ends) == 1, turns
+        requests = sum(event.status == "calling model" for event in asked)
+        # Cancelled while it was announced, a request was never made.
+        assert len(answered_calls) in {requests, max(0, requests - 1)}
+        assert len(answered_calls) >= len(provider.requests)
+        assert [call.turn for call in answered_calls] == list(range(1, len(answered_calls) + 1))
+        assert all((call.finish_reason is None) == (call.usage == Usage()) for call in answered_calls)
         assert isinstance(ends[0], LLMResponseEvent if not task.cancelled() else PromptCancelledEvent)
         await alone.stop()
         conversation = engine.history.get_messages()

@@ -18,10 +18,16 @@ from rich.cells import cell_len
 
 from llmgine.bus import MessageBus
 from llmgine.bus.session import SessionEndEvent, SessionStartEvent
-from llmgine.llm.engine.events import LLMResponseEvent, PromptFailedEvent, TextChunkEvent
+from llmgine.llm.engine.events import LLMResponseEvent, ModelCallEndedEvent, PromptFailedEvent, TextChunkEvent
 from llmgine.llm.tools.tool_events import ToolExecuteResultEvent
 from llmgine.messages import Command, CommandResult, Event, SessionID
-from llmgine.messages.events import CommandErrorEvent, CommandResultEvent, CommandStartedEvent, EventHandlerFailedEvent
+from llmgine.messages.events import (
+    CommandErrorEvent,
+    CommandResultEvent,
+    CommandRetriedEvent,
+    CommandStartedEvent,
+    EventHandlerFailedEvent,
+)
 from llmgine.observability import (
     LogEvent,
     LogLevel,
@@ -107,6 +113,10 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> None:
         (MetricEvent([Metric("a", 1, "ms"), Metric("b", 2)]), "INFO  MetricEvent  a = 1 ms  b = 2"),
         (PromptFailedEvent(error="RateLimitedError: no"), "ERROR PromptFailedEvent  error=RateLimitedError: no"),
         (
+            CommandRetriedEvent(attempt=2, delay=0.5, error="OSError: no"),
+            "WARN  CommandRetriedEvent  attempt=2  delay=0.5  error=OSError: no",
+        ),
+        (
             ToolExecuteResultEvent(tool_name="add", execution_succeed=False),
             "WARN  ToolExecuteResultEvent  execution_succeed=False  tool_name=add  duration=0",
         ),
@@ -189,6 +199,7 @@ CHATTER = [
     CommandResultEvent(command_result=CommandResult(success=True)),
     TraceEvent("Import", SpanContext("t", "s")),
     LogEvent(LogLevel.DEBUG, "a"),
+    ModelCallEndedEvent(error="OSError: what the prompt's own end tells"),
 ]
 
 

@@ -1,8 +1,8 @@
 """What an engine publishes while it answers a prompt.
 
-In each turn, in order: `EngineStatusEvent`, `TextChunkEvent`s, `ToolCallEvent`s, `EngineStatusEvent`, and the
-`ToolExecuteResultEvent`s in the order of the calls. At the end, exactly one of `LLMResponseEvent`,
-`PromptCancelledEvent`, `PromptFailedEvent`.
+In each turn, in order: `EngineStatusEvent`, `TextChunkEvent`s, `ModelCallEndedEvent`, `ToolCallEvent`s,
+`EngineStatusEvent`, and the `ToolExecuteResultEvent`s in the order of the calls. At the end, exactly one of
+`LLMResponseEvent`, `PromptCancelledEvent`, `PromptFailedEvent`.
 
 Fields marked `content` hold what people and models say. Logs and traces tell how long it is, and what it says only when
 they are asked to.
@@ -19,6 +19,7 @@ __all__ = [
     "EngineEvent",
     "EngineStatusEvent",
     "LLMResponseEvent",
+    "ModelCallEndedEvent",
     "PromptCancelledEvent",
     "PromptFailedEvent",
     "TextChunkEvent",
@@ -44,6 +45,27 @@ class TextChunkEvent(EngineEvent):
     """A piece of the reply's text has arrived."""
 
     text: str = field(default="", metadata={"content": True})
+
+
+@dataclass
+class ModelCallEndedEvent(EngineEvent):
+    """One request to the model has ended. Once for each, whether it was answered, has failed or was cancelled."""
+
+    turn: int = 1
+    """Which request of the prompt it was, from 1."""
+    provider: str = ""
+    model: str = ""
+    """The one that answered, or, where it did not say, the one that was asked."""
+    finish_reason: FinishReason | None = None
+    """None if it did not finish."""
+    usage: Usage = field(default_factory=Usage)
+    """Of this request alone; zeros where the provider does not count, or did not come to it."""
+    duration: float = 0.0
+    """Seconds from the request to its end."""
+    time_to_first_token: float | None = None
+    """Seconds from the request to the first text or tool call."""
+    error: str = ""
+    """`"RateLimitedError: text"`; "" if it did not fail."""
 
 
 @dataclass

@@ -17,6 +17,7 @@ from llmgine.llm.engine.events import (
     EngineEvent,
     EngineStatusEvent,
     LLMResponseEvent,
+    ModelCallEndedEvent,
     PromptCancelledEvent,
     PromptFailedEvent,
     TextChunkEvent,
@@ -53,6 +54,32 @@ class _Run:
     last: Literal["prompt", "tools", "answer"] = "prompt"
     """What the history ends with."""
     fold: Fold = field(default_factory=Fold)
+
+
+@dataclass(slots=True)
+class _Call:
+    """What is known about one request to the model. Times are by the monotonic clock."""
+
+    began: float = field(default_factory=monotonic)
+    first: float | None = None
+    """When the first piece of text, or of a tool call, came."""
+    last: float = 0.0
+    pieces: int = 0
+    finish: Finish | None = None
+
+    def ended(self, turn: int, provider: Provider, error: str) -> ModelCallEndedEvent:
+        """Return the event that says how it ended."""
+        finish = self.finish
+        return ModelCallEndedEvent(
+            turn=turn,
+            provider=provider.name,
+            model=(finish is not None and finish.model) or provider.model,
+            finish_reason=None if finish is None else finish.reason,
+            usage=(finish is not None and finish.usage) or Usage(),
+            duration=monotonic() - self.began,
+            time_to_first_token=None if self.first is None else self.first - self.began,
+            error=error,
+        )
 
 
 class LLMEngine:
@@ -110,7 +137,7 @@ class LLMEngine:
             await self._break_off(run, PromptCancelledEvent(text=run.fold.text))
             raise
         except Exception as error:
-            await self._break_off(run, PromptFailedEvent(error=f"{type(error).__name__}: {error}", text=run.fold.text))
+            await self._break_off(run, PromptFailedEvent(error=_told(error), text=run.fold.text))
             raise
         finally:
             self._busy = False
@@ -144,27 +171,42 @@ class LLMEngine:
 
     async def _ask(self, run: _Run) -> LLMResponse:
         await self._publish(run, EngineStatusEvent(status="calling model"))
-        fold = run.fold = Fold()
+        run.fold = Fold()
+        call = _Call()
+        answered = False
+        error = ""
+        try:
+            await self._read(run, call)
+            response = run.fold.response()
+            answered = True
+        except Exception as failure:
+            error = _told(failure)
+            raise
+        finally:
+            ended = call.ended(run.turns, self.provider, error)
+            await self._publish(run, ended, wait=answered)
+        if run.first_token is None and call.first is not None:
+            run.first_token = call.first
+        run.usage += ended.usage
+        if call.pieces > 1 and call.first is not None and call.last > call.first:
+            run.writing_time += call.last - call.first
+            run.written += ended.usage.output_tokens
+        return response
+
+    async def _read(self, run: _Run, call: _Call) -> None:
+        """Read the model's reply, and publish its text as it comes."""
         tools = self.tools.parse_tools_to_list() if self.tools is not None else []
-        first = last = 0.0
-        pieces = 0
         async with aclosing(self.provider.stream(self.history.get_messages(), tools=tools)) as chunks:
             async for chunk in chunks:
-                fold.add(chunk)
-                if not isinstance(chunk, Finish):
-                    pieces += 1
-                    last = monotonic()
-                    first = first or last
+                run.fold.add(chunk)
+                if isinstance(chunk, Finish):
+                    call.finish = chunk
+                else:
+                    call.pieces += 1
+                    call.last = monotonic()
+                    call.first = call.first or call.last
                 if isinstance(chunk, TextDelta) and chunk.text:
                     await self._publish(run, TextChunkEvent(text=chunk.text))
-        run.first_token = run.first_token or first or None
-        response = fold.response()
-        usage = response.usage or Usage()
-        run.usage += usage
-        if pieces > 1 and last > first:
-            run.writing_time += last - first
-            run.written += usage.output_tokens
-        return response
 
     async def _use_tools(self, run: _Run, response: LLMResponse) -> None:
         for call in response.tool_calls:
@@ -206,6 +248,10 @@ class LLMEngine:
         event.engine_id = self.engine_id
         event.session_id = run.session_id
         await self.bus.publish(event, await_processing=wait)
+
+
+def _told(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
 
 
 def _result_event(call: ToolCall, result: ToolResult) -> ToolExecuteResultEvent:

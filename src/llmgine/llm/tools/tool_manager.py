@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from traceback import format_exception_only
 from typing import Any, TypeVar
 
+from llmgine.bus.replay import tools_are_off
 from llmgine.errors import (
     ConfigurationError,
     ToolError,
@@ -147,6 +148,8 @@ class ToolManager:
         tool = self._tools.get(call.name)
         if tool is None:
             problem = f"Error: Tool '{call.name}' not found. Available tools: {', '.join(self._tools) or 'none'}."
+        elif tools_are_off():
+            problem = f"Error executing {call.name}: not run, because this is a replay of what happened before."
         if tool is None or problem:
             return ToolResult(call, bounded(problem, self.max_result_chars), arguments=arguments)
         async with self._turn():

@@ -44,6 +44,7 @@ class Archive:
             re.escape(path.stem) + r"\.(\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d\.\d{6}Z_*)" + re.escape(path.suffix) + r"(\.gz)?"
         )
         self._tidying = Lock()
+        self._failing = False
         self.thread: Thread | None = None
         """What tidies up; it ends by itself."""
         self.at_exit = False
@@ -83,7 +84,11 @@ class Archive:
                         if path.suffix != ".gz":
                             _compress(path)
             except OSError as error:
-                _log.warning("Former files of the log %s are left as they are: %s", self._path, error)
+                if not self._failing:
+                    self._failing = True
+                    _log.warning("Former files of the log %s are left as they are: %s", self._path, error)
+            else:
+                self._failing = False
 
     def _outdated(self) -> list[Path]:
         stamps = sorted({stamp for stamp, _ in self._files()}, reverse=True)  # of a file and its compressed copy, one

@@ -13,6 +13,7 @@ from llmgine.messages import Event
 from llmgine.messages.events import (
     CommandErrorEvent,
     CommandResultEvent,
+    CommandRetriedEvent,
     CommandStartedEvent,
     EventHandlerFailedEvent,
 )
@@ -38,6 +39,8 @@ _LABELS = {
 }
 _CHATTER = frozenset({"chunk", "delta"})
 """The last words of the names of events that carry a piece of a stream."""
+_TOLD_AGAIN = "model.call.ended"
+"""The name of an event of which the one that ends its prompt says the most important."""
 _GIVEN = frozenset(
     {
         *("event_type", "event_id", "timestamp", "session_id", "metadata", "level"),
@@ -171,13 +174,13 @@ def _level(event: Event, seconds: float | None) -> LogLevel:
         return LogLevel.ERROR
     if isinstance(event, CommandResultEvent):
         return LogLevel.INFO if seconds is not None and seconds >= _SLOW else LogLevel.DEBUG
-    chatter = event.event_name.rpartition(".")[2] in _CHATTER
+    chatter = event.event_name == _TOLD_AGAIN or event.event_name.rpartition(".")[2] in _CHATTER
     if chatter or isinstance(event, CommandStartedEvent | TraceEvent):
         return LogLevel.DEBUG
+    if isinstance(event, CommandRetriedEvent) or getattr(event, "execution_succeed", True) is False:
+        return LogLevel.WARNING
     error: Any = getattr(event, "error", None)
-    if isinstance(error, BaseException) or (isinstance(error, str) and error):
-        return LogLevel.ERROR
-    return LogLevel.WARNING if getattr(event, "execution_succeed", True) is False else LogLevel.INFO
+    return LogLevel.ERROR if isinstance(error, BaseException) or (isinstance(error, str) and error) else LogLevel.INFO
 
 
 def _pairs(data: dict[str, Any]) -> Iterator[str]:

@@ -41,6 +41,8 @@ class RotatingFile:
         self._day = 0
         self._end = 0
         """Where the last write ended; if the file has another size by now, somebody else has written."""
+        self._torn = False
+        """Whether it ended in the middle of a line."""
 
     def append(self, lines: list[bytes]) -> tuple[int, OSError | None]:
         """Append lines that end in a line feed. Return how many are in the file, the first ones, and why not all."""
@@ -118,8 +120,8 @@ class RotatingFile:
     def _write(self, lines: list[bytes], start: int, stop: int, size: int) -> tuple[int, OSError | None]:
         if size == 0:
             self._day = int(time() // _DAY)
-        torn = b"\n" if size not in (0, self._end) and is_torn(self._fd) else b""
-        data = torn + b"".join(lines[start:stop])
+        torn = self._torn if size == self._end else size > 0 and is_torn(self._fd)
+        data = b"\n" * torn + b"".join(lines[start:stop])
         written = 0
         failure = None
         try:
@@ -128,10 +130,10 @@ class RotatingFile:
         except OSError as error:
             failure = error
         self._end = size + written
+        self._torn = data[written - 1 : written] != b"\n" if written else torn
         if failure is None:
             return stop, None
-        self._end = -1
-        left = written - len(torn)
+        left = written - torn
         while start < stop and left >= len(lines[start]):
             left -= len(lines[start])
             start += 1

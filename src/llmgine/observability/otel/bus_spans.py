@@ -17,7 +17,13 @@ from llmgine.bus.causality import Chain
 from llmgine.bus.session import SessionEndEvent, SessionStartEvent
 from llmgine.bus.tracing import SpanContext, TraceEvent
 from llmgine.messages import Command, CommandResult, Event
-from llmgine.messages.events import CommandResultEvent, CommandStartedEvent, EventHandlerFailedEvent
+from llmgine.messages.events import (
+    CommandResultEvent,
+    CommandRetriedEvent,
+    CommandStartedEvent,
+    DeadLetterCommandEvent,
+    EventHandlerFailedEvent,
+)
 from llmgine.messages.ids import BUS
 from llmgine.observability import semconv
 from llmgine.observability.otel.bounded import Bounded
@@ -122,6 +128,14 @@ class BusSpans:
         if not known.traced:
             self._open.end_command(known)
 
+    def retried(self, event: CommandRetriedEvent) -> None:
+        """Note on a command's span that an attempt has failed."""
+        self._note(event, semconv.RETRY, {semconv.ATTEMPTS: event.attempt, semconv.RETRY_DELAY: event.delay})
+
+    def dead_lettered(self, event: DeadLetterCommandEvent) -> None:
+        """Note on a command's span that it has become a dead letter; that it has failed, its result will say."""
+        self._note(event, semconv.DEAD_LETTER, {semconv.ATTEMPTS: event.attempts})
+
     # Spans that a bus or the application traces
 
     def traced(self, event: TraceEvent) -> None:
@@ -200,6 +214,15 @@ class BusSpans:
             span.end()
 
     # Inside
+
+    def _note(
+        self, event: CommandRetriedEvent | DeadLetterCommandEvent, name: str, attributes: dict[str, int | float]
+    ) -> None:
+        known = self._open.command(event.command.command_id) if event.command is not None else None
+        if known is not None:
+            text = event.error or ""
+            about = {semconv.EXCEPTION_TYPE: kind_of_error(text), semconv.EXCEPTION_MESSAGE: redact.text(text)}
+            known.span.add_event(name, {**attributes, **about})
 
     def _announced_for(self, command: Command[Any]) -> TraceEvent | None:
         """Return what the bus has just said of a command's span; None if it does not trace."""

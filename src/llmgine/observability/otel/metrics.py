@@ -46,7 +46,7 @@ class Metrics:
             self._usage = meter.create_histogram(
                 names.usage,
                 "{token}",
-                "How many tokens a prompt took, with all its turns.",
+                "How many tokens a request to a model took.",
                 explicit_bucket_boundaries_advisory=semconv.TOKENS,
             )
         self._tokens: tuple[Counter, Counter] | None = None
@@ -67,7 +67,9 @@ class Metrics:
         self._inference.record(seconds, _with_error({**about, semconv.OPERATION: semconv.CHAT}, problem))
 
     def used(self, usage: Usage, about: dict[str, str]) -> None:
-        """Count the tokens of a prompt."""
+        """Count the tokens of a request to a model, where the provider does."""
+        if not usage.total_tokens:
+            return
         attributes = {**about, semconv.OPERATION: semconv.CHAT}
         if self._usage is not None:
             self._usage.record(usage.input_tokens, {**attributes, semconv.USAGE_KIND: "input"})

@@ -1,12 +1,11 @@
 """Spans of what engines do for a prompt: one for the prompt, below it one for each request to the model and each tool.
 
-Which model answers is known only when the reply is complete; so the requests' spans are made then, with the times at
-which they began and ended.
+Which model answers a request is known only when the reply is complete; so the request's span is made then, with the
+times at which it began and ended.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from time import time_ns
@@ -20,10 +19,12 @@ from llmgine.llm.engine.events import (
     EngineEvent,
     EngineStatusEvent,
     LLMResponseEvent,
+    ModelCallEndedEvent,
     PromptCancelledEvent,
     PromptFailedEvent,
 )
 from llmgine.llm.tools.tool_events import ToolCallEvent, ToolExecuteResultEvent, ToolManagerEvent
+from llmgine.llm.types import Usage
 from llmgine.messages.ids import BUS
 from llmgine.observability import semconv
 from llmgine.observability.otel.bounded import Bounded
@@ -38,17 +39,9 @@ __all__ = ["PromptSpans"]
 _Key: TypeAlias = tuple[str, str | None]
 """An engine's id, and that of the command which it answers."""
 
-_MAX_TURNS = 1000
+_CANCELLED = "the prompt was cancelled"
 _LOCAL = frozenset({"local", "scripted"})
 """Providers that are in this process."""
-
-
-@dataclass(slots=True)
-class _Turn:
-    """One request to the model; times in nanoseconds since 1970."""
-
-    began: int
-    ended: int | None = None
 
 
 @dataclass(slots=True)
@@ -56,13 +49,10 @@ class _Prompt:
     """A prompt that is being answered."""
 
     span: Span
-    turns: deque[_Turn] = field(default_factory=lambda: deque[_Turn](maxlen=_MAX_TURNS))
     calls: set[str] = field(default_factory=set[str])
     """Of tools that have not ended."""
-
-    def end_turn(self, now: int) -> None:
-        if self.turns and self.turns[-1].ended is None:
-            self.turns[-1].ended = now
+    has_requests: bool = False
+    """Whether the requests to the model have told of themselves."""
 
 
 class PromptSpans:
@@ -89,46 +79,54 @@ class PromptSpans:
         self._calls: Bounded[tuple[_Key, str], tuple[Span, int]] = Bounded(limit, self._evict_call)
 
     def status(self, event: EngineStatusEvent) -> None:
-        """Take note that the model is asked, or that it has answered."""
-        now = time_ns()
+        """Begin a prompt with its first request to the model."""
         key = _key(event)
-        prompt = self._prompts.get(key)
-        if prompt is not None:
-            prompt.end_turn(now)
-        if event.status == "calling model":
-            if prompt is None:
-                prompt = self._begin(event, key, now)
-            prompt.turns.append(_Turn(now))
+        if event.status == "calling model" and self._prompts.get(key) is None:
+            self._begin(event, key, time_ns())
+
+    def inferred(self, event: ModelCallEndedEvent) -> None:
+        """Record a request to the model, and what it took."""
+        now = time_ns()
+        began = now - round(event.duration * 1e9)
+        key = _key(event)
+        prompt = self._prompts.get(key) or self._begin(event, key, began)
+        prompt.has_requests = True
+        about = _known(event)
+        more: dict[str, Any] = {}
+        if event.finish_reason is not None:
+            more = {semconv.FINISH_REASONS: [str(event.finish_reason)], **_tokens(event.usage)}
+        if event.time_to_first_token is not None:
+            more[semconv.TIME_TO_FIRST_CHUNK] = event.time_to_first_token
+        problem: tuple[str, str] | None = None
+        if event.error:
+            problem = kind_of_error(event.error), event.error
+        elif event.finish_reason is None:
+            problem = "CancelledError", _CANCELLED
+        self._request(prompt, (began, now), about, more, problem)
+        if self._metrics is not None and event.finish_reason is not None:
+            self._metrics.used(event.usage, about)
 
     def answered(self, event: LLMResponseEvent) -> None:
         """End a prompt that has its reply."""
         now = time_ns()
-        prompt = self._prompts.pop(_key(event)) or self._begin(event, None, now - round(event.duration * 1e9))
-        if not prompt.turns:
-            prompt.turns.append(_Turn(now - round(event.duration * 1e9)))
-        prompt.end_turn(now)
-        usage = {
-            semconv.INPUT_TOKENS: event.usage.input_tokens,
-            semconv.OUTPUT_TOKENS: event.usage.output_tokens,
-        }
-        about = _known(event)
-        for number, turn in enumerate(prompt.turns, 1):
-            last = number == len(prompt.turns)
-            more: dict[str, Any] = {semconv.FINISH_REASONS: [str(event.finish_reason) if last else "tool_calls"]}
-            if event.turns == 1:  # how many tokens each of several requests took, no event says
-                more |= usage
-            if number == 1 and event.time_to_first_token is not None:
+        began = now - round(event.duration * 1e9)
+        prompt = self._prompts.pop(_key(event)) or self._begin(event, None, began)
+        about, usage = _known(event), _tokens(event.usage)
+        end: dict[str, Any] = {semconv.FINISH_REASONS: [str(event.finish_reason)]}
+        if not prompt.has_requests:  # somebody else's engine, which tells of the prompt alone
+            more = {**usage, **end}
+            if event.time_to_first_token is not None:
                 more[semconv.TIME_TO_FIRST_CHUNK] = event.time_to_first_token
-            self._request(prompt, turn, about, more, None)
-        agent: dict[str, Any] = {**about, **usage, semconv.FINISH_REASONS: [str(event.finish_reason)]}
+            self._request(prompt, (began, now), about, more, None)
+            if self._metrics is not None:
+                self._metrics.used(event.usage, about)
+        agent = {**about, **usage, **end}
         if self._names.agent_provider is None:
             agent.pop(semconv.PROVIDER, None)
         prompt.span.set_attributes(agent)
         if self._record_content:
             reply = {**_message("assistant", event.text), "finish_reason": str(event.finish_reason)}
             prompt.span.set_attribute(semconv.OUTPUT_MESSAGES, _json([reply]))
-        if self._metrics is not None:
-            self._metrics.used(event.usage, about)
         self._end_calls(_key(event), prompt)
         prompt.span.end(now)
 
@@ -136,15 +134,9 @@ class PromptSpans:
         """End a prompt that was cancelled or has failed."""
         now = time_ns()
         prompt = self._prompts.pop(_key(event)) or self._begin(event, None, now)
-        text = event.error if isinstance(event, PromptFailedEvent) else "CancelledError: the prompt was cancelled"
-        problem = kind_of_error(text)
-        asking = bool(prompt.turns) and prompt.turns[-1].ended is None
-        prompt.end_turn(now)
-        for turn in prompt.turns:
-            failed = asking and turn is prompt.turns[-1]
-            self._request(prompt, turn, {}, {}, (problem, text) if failed else None)
+        text = event.error if isinstance(event, PromptFailedEvent) else f"CancelledError: {_CANCELLED}"
         self._end_calls(_key(event), prompt)
-        fail(prompt.span, problem, text)
+        fail(prompt.span, kind_of_error(text), text)
         prompt.span.end(now)
 
     def called(self, event: ToolCallEvent) -> None:
@@ -152,7 +144,6 @@ class PromptSpans:
         now = time_ns()
         prompt = self._prompts.get(_key(event))
         if prompt is not None:
-            prompt.end_turn(now)
             prompt.calls.add(event.tool_call_id)
         span = self._tool(event, event.tool_name, event.tool_call_id, now)
         if self._record_content:
@@ -207,20 +198,21 @@ class PromptSpans:
     def _request(
         self,
         prompt: _Prompt,
-        turn: _Turn,
+        times: tuple[int, int],
         about: dict[str, str],
         more: dict[str, Any],
         problem: tuple[str, str] | None,
     ) -> None:
+        began, ended = times
         kind = SpanKind.INTERNAL if about.get(semconv.PROVIDER) in _LOCAL else SpanKind.CLIENT
         attributes = {semconv.OPERATION: semconv.CHAT, **about, **more}
         name = semconv.CHAT_SPAN.format(about.get(semconv.REQUEST_MODEL, "")).strip()
-        span = self._spans.start(name, prompt.span, kind=kind, attributes=attributes, begun=turn.began)
+        span = self._spans.start(name, prompt.span, kind=kind, attributes=attributes, begun=began)
         if problem is not None:
             fail(span, *problem)
-        span.end(turn.ended)
-        if self._metrics is not None and turn.ended is not None:
-            self._metrics.inferred((turn.ended - turn.began) / 1e9, about, problem and problem[0])
+        span.end(ended)
+        if self._metrics is not None:
+            self._metrics.inferred((ended - began) / 1e9, about, problem and problem[0])
 
     def _tool(self, event: ToolManagerEvent, name: str, call_id: str, began: int) -> Span:
         attributes = {
@@ -255,7 +247,7 @@ def _key(event: EngineEvent | ToolManagerEvent) -> _Key:
     return event.engine_id, event.causation_id
 
 
-def _known(event: LLMResponseEvent) -> dict[str, str]:
+def _known(event: LLMResponseEvent | ModelCallEndedEvent) -> dict[str, str]:
     """Return the provider and the model, as far as the event names them."""
     # The event names one model: the one that answered, which is the one that was asked, unless that was an alias.
     about = {
@@ -264,6 +256,13 @@ def _known(event: LLMResponseEvent) -> dict[str, str]:
         semconv.RESPONSE_MODEL: event.model,
     }
     return {name: value for name, value in about.items() if value}
+
+
+def _tokens(usage: Usage) -> dict[str, int]:
+    """Return the attributes of a usage; none where nobody has counted."""
+    if not usage.total_tokens:
+        return {}
+    return {semconv.INPUT_TOKENS: usage.input_tokens, semconv.OUTPUT_TOKENS: usage.output_tokens}
 
 
 def _conversation(event: EngineEvent | ToolManagerEvent) -> dict[str, str]:

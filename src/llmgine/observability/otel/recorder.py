@@ -13,10 +13,22 @@ from opentelemetry.trace import TracerProvider, get_current_span
 
 from llmgine.bus.session import SessionEndEvent, SessionStartEvent
 from llmgine.bus.tracing import TraceEvent
-from llmgine.llm.engine.events import EngineStatusEvent, LLMResponseEvent, PromptCancelledEvent, PromptFailedEvent
+from llmgine.llm.engine.events import (
+    EngineStatusEvent,
+    LLMResponseEvent,
+    ModelCallEndedEvent,
+    PromptCancelledEvent,
+    PromptFailedEvent,
+)
 from llmgine.llm.tools.tool_events import ToolCallEvent, ToolExecuteResultEvent
 from llmgine.messages import Event
-from llmgine.messages.events import CommandResultEvent, CommandStartedEvent, EventHandlerFailedEvent
+from llmgine.messages.events import (
+    CommandResultEvent,
+    CommandRetriedEvent,
+    CommandStartedEvent,
+    DeadLetterCommandEvent,
+    EventHandlerFailedEvent,
+)
 from llmgine.messages.message import Message
 from llmgine.observability import semconv
 from llmgine.observability.otel.bus_spans import BusSpans
@@ -66,10 +78,13 @@ class Recorder:
             SessionStartEvent: self.bus.session_started,
             SessionEndEvent: self.bus.session_ended,
             CommandStartedEvent: self.bus.command_started,
+            CommandRetriedEvent: self.bus.retried,
+            DeadLetterCommandEvent: self.bus.dead_lettered,
             CommandResultEvent: self.bus.command_ended,
             EventHandlerFailedEvent: self.bus.handler_failed,
             TraceEvent: self.bus.traced,
             EngineStatusEvent: self._prompts.status,
+            ModelCallEndedEvent: self._prompts.inferred,
             LLMResponseEvent: self._prompts.answered,
             PromptCancelledEvent: self._prompts.broken_off,
             PromptFailedEvent: self._prompts.broken_off,
