@@ -16,7 +16,12 @@ from llmgine.bus import BackpressureStrategy, BusSession, MessageBus, ResilientM
 from llmgine.bus.resilience import CircuitBreakerConfig, CircuitState, DeadLetterEntry, Policy, RetryConfig
 from llmgine.errors import ConfigurationError, QueueFullError
 from llmgine.messages import Command, CommandResult, Event
-from llmgine.messages.events import CommandErrorEvent, CommandStartedEvent, DeadLetterCommandEvent
+from llmgine.messages.events import (
+    CircuitBreakerChangedEvent,
+    CommandErrorEvent,
+    CommandStartedEvent,
+    DeadLetterCommandEvent,
+)
 
 AT_ONCE = RetryConfig(max_retries=2, initial_delay=0)
 
@@ -181,6 +186,24 @@ async def test_a_command_type_that_keeps_failing_is_refused_and_others_are_not()
     }
     assert (await bus.get_metrics())["gauges"]["circuit_breaker_state"]["value"] == 1
     assert CircuitState(states["Command"]["state"]) is CircuitState.CLOSED
+
+
+async def test_a_breaker_can_be_opened_and_closed_by_hand_and_everybody_is_told(bus: ResilientMessageBus) -> None:
+    changes: list[CircuitBreakerChangedEvent] = []
+    bus.register_event_handler(CircuitBreakerChangedEvent, changes.append)
+    bus.register_command_handler(Charge, Shop().charge)
+    await bus.execute(Charge())
+    breaker = bus.circuit_breakers["Charge"]
+    breaker.isolate()
+    refused = await bus.execute(Charge())
+    gauge = (await bus.get_metrics())["gauges"]["circuit_breaker_state"]
+    breaker.reset()
+    again = await bus.execute(Charge())
+    await bus.wait_for_events()
+
+    assert (refused.success, again.success) == (False, True)
+    assert (gauge["value"], gauge["labels"]) == (1, [{"labels": {"name": "Charge"}, "value": 1}])
+    assert [(change.previous, change.state) for change in changes] == [("closed", "isolated"), ("isolated", "closed")]
 
 
 async def test_how_handlers_fare_is_counted_by_session(bus: ResilientMessageBus) -> None:

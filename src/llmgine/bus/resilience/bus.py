@@ -6,7 +6,7 @@ from typing import Any
 
 from llmgine.bus.backpressure import BackpressureStrategy, BoundedEventQueue
 from llmgine.bus.bus import MessageBus
-from llmgine.bus.resilience.circuit_breaker import CircuitBreakerConfig
+from llmgine.bus.resilience.circuit_breaker import CircuitBreaker, CircuitBreakerConfig
 from llmgine.bus.resilience.policy import Policy
 from llmgine.bus.resilience.retry import RetryConfig
 from llmgine.bus.stores import DeadLetterEntry
@@ -99,10 +99,14 @@ class ResilientMessageBus(MessageBus):
         """
         return self._bound.figures() if self._bound is not None else {}
 
+    @property
+    def circuit_breakers(self) -> dict[str, CircuitBreaker]:
+        """The circuit breakers there are so far, by the name of the command type."""
+        return self._policies.breakers if self._policies is not None else {}
+
     def get_circuit_breaker_states(self) -> dict[str, dict[str, Any]]:
         """Return the state of each circuit breaker, by the name of the command type."""
-        breakers = self._policies.breakers if self._policies is not None else {}
-        return {name: breaker.get_state_info() for name, breaker in breakers.items()}
+        return {name: breaker.get_state_info() for name, breaker in self.circuit_breakers.items()}
 
 
 def _spell_out(options: dict[str, Any]) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from llmgine.bus.results import failed as failed_result
 from llmgine.errors import CircuitOpenError
 from llmgine.messages import Command, CommandResult
 from llmgine.messages.events import CircuitBreakerChangedEvent
+from llmgine.messages.ids import BUS
 
 __all__ = ["CircuitBreaker", "CircuitBreakerConfig", "CircuitBreakerMiddleware", "CircuitState"]
 
@@ -39,6 +40,7 @@ class CircuitBreaker:
         *,
         clock: Callable[[], float] = time.monotonic,
         dates: Callable[[], datetime] = utcnow,
+        by_hand: Callable[[CircuitBreaker, CircuitState], object] | None = None,
     ) -> None:
         """Make one that is closed.
 
@@ -47,6 +49,7 @@ class CircuitBreaker:
             config: when to open and close.
             clock: seconds that never go back.
             dates: what time it is, for reports.
+            by_hand: told when `isolate` or `reset` has changed the state, and from which.
         """
         self.name = name
         self.config = config or CircuitBreakerConfig()
@@ -54,6 +57,7 @@ class CircuitBreaker:
         """How many calls were not let through."""
         self._clock = clock
         self._dates = dates
+        self._by_hand = by_hand
         self.circuit = Circuit(since=clock())
         """As it is now."""
         self._window = Window(self.config.window_size)
@@ -162,11 +166,17 @@ class CircuitBreaker:
 
     def isolate(self) -> None:
         """Let nothing through until `reset`."""
-        self._become(core.isolate(self.circuit._replace(failures=self.failure_count), self._clock()))
+        self._set(core.isolate(self.circuit._replace(failures=self.failure_count), self._clock()))
 
     def reset(self) -> None:
         """Close it, and forget what has failed."""
-        self._become(core.reset(self.circuit, self._clock()))
+        self._set(core.reset(self.circuit, self._clock()))
+
+    def _set(self, circuit: Circuit) -> None:
+        before = self.state
+        self._become(circuit)
+        if self._by_hand is not None and self.state is not before:
+            self._by_hand(self, before)
 
     def _become(self, circuit: Circuit) -> None:
         if circuit.era != self.circuit.era:
@@ -197,7 +207,7 @@ class CircuitBreakerMiddleware(HandlerMiddleware):
             rules: an exception that these give up on, or discard, is neither a failure nor a success.
             clock: seconds that never go back.
             dates: what time it is, for reports.
-            announce: publishes a `CircuitBreakerChangedEvent` when a command has changed a breaker's state.
+            announce: publishes a `CircuitBreakerChangedEvent` when a breaker has changed its state.
 
         Raises:
             ConfigurationError: `rules` holds something else.
@@ -214,7 +224,7 @@ class CircuitBreakerMiddleware(HandlerMiddleware):
         """Return the breaker of a class of commands."""
         breaker = self.breakers.get(name)
         if breaker is None:
-            breaker = CircuitBreaker(name, self.config, clock=self._clock, dates=self._dates)
+            breaker = CircuitBreaker(name, self.config, clock=self._clock, dates=self._dates, by_hand=self._tell)
             self.breakers[name] = breaker
         return breaker
 
@@ -229,7 +239,7 @@ class CircuitBreakerMiddleware(HandlerMiddleware):
             msg = f"Circuit breaker is OPEN for {name}"
             return failed_result(msg, command, breaker.refusal(), circuit_breaker_state=before.state.value)
         if before is not breaker.circuit:
-            self._tell(breaker, before, command)
+            self._tell(breaker, before.state, command)
         outcome = _NEUTRAL
         try:
             result = await attempt(command, handler, next_middleware)
@@ -241,17 +251,17 @@ class CircuitBreakerMiddleware(HandlerMiddleware):
             before = breaker.circuit
             breaker.leave(permit, outcome)
             if before is not breaker.circuit:
-                self._tell(breaker, before, command)
+                self._tell(breaker, before.state, command)
         return result if outcome is _SUCCESS else noted(result, circuit_breaker_state=breaker.state.value)
 
-    def _tell(self, breaker: CircuitBreaker, before: Circuit, command: Command[Any]) -> None:
+    def _tell(self, breaker: CircuitBreaker, before: CircuitState, command: Command[Any] | None = None) -> None:
         after = breaker.state
-        if after is not before.state and self._announce is not None:
+        if after is not before and self._announce is not None:
             event = CircuitBreakerChangedEvent(
                 name=breaker.name,
                 state=after.value,
-                previous=before.state.value,
+                previous=before.value,
                 failure_count=breaker.failure_count,
-                session_id=command.session_id,
+                session_id=BUS if command is None else command.session_id,
             )
             self._announce(event, command)

@@ -14,8 +14,8 @@ from llmgine.messages import Command, CommandResult, Event
 __all__ = ["MISSING_SESSION", "Announce", "NextForCommand", "attempt", "attempts_made", "failed", "noted", "refused"]
 
 NextForCommand: TypeAlias = Callable[[Command[Any], CommandHandler], Awaitable[CommandResult[Any]]]
-Announce: TypeAlias = Callable[[Event, Command[Any]], object]
-"""Publishes an event that a command is the cause of, without waiting."""
+Announce: TypeAlias = Callable[[Event, Command[Any] | None], object]
+"""Publishes an event without waiting; its cause is a command, or, if that is None, somebody who did it by hand."""
 
 MISSING_SESSION = "Command missing session_id"
 """What `ValidationMiddleware` says of a command that it refuses."""
