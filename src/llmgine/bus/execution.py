@@ -147,10 +147,6 @@ class CommandExecution(Registration):
         return EventStream(command, self.execute, self._gate.listening)
 
     @abstractmethod
-    def _announce(self, event: Event, cause: Command[Any] | Event) -> None:
-        """Publish an event of the bus's own, without waiting and without cost where nobody listens."""
-
-    @abstractmethod
     async def _publish_pending(self, events: list[Event], *, wait: bool) -> None:
         """Publish what a command's handler left pending."""
 

@@ -6,11 +6,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints, overload
 
+from llmgine.bus.approvals import approving
 from llmgine.bus.interfaces import CommandHandler, EventHandler, HandlerMiddleware, HandlerPriority
 from llmgine.bus.pipeline import call, compose
 from llmgine.bus.registry import EventKey, HandlerRegistry
 from llmgine.errors import ConfigurationError
 from llmgine.messages import Command, CommandResult, Event, SessionID
+from llmgine.messages.approvals import ApprovalCommand
 from llmgine.messages.ids import BUS
 
 if TYPE_CHECKING:
@@ -153,10 +155,14 @@ class Registration(ABC):
         self._registry.recompose()
 
     def _wrap_command(self, handler: CommandHandler, command_type: type) -> CommandHandler:
+        asks = issubclass(command_type, ApprovalCommand)
+        if asks:
+            handler = approving(handler, self._announce)
         if not self._layered:
             return handler
         layers = [*self._command_middleware]
-        if self._policies is not None and self._statistics is not None:
+        # To be denied is an answer: nobody is to be asked again, and nothing has failed.
+        if self._policies is not None and self._statistics is not None and not asks:
             layers += [self._statistics, *self._policies.layers_for(command_type)]
         return compose([each.process_command for each in layers], handler, self._call_command_handler)
 
@@ -164,6 +170,10 @@ class Registration(ABC):
         if not self._event_middleware:
             return handler
         return compose([each.process_event for each in self._event_middleware], handler, call)
+
+    @abstractmethod
+    def _announce(self, event: Event, cause: Command[Any] | Event) -> None:
+        """Publish an event of the bus's own, without waiting and without cost where nobody listens."""
 
     @abstractmethod
     async def _call_command_handler(self, command: Any, handler: CommandHandler) -> CommandResult[Any]:

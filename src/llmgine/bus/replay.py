@@ -64,9 +64,10 @@ async def replay(
                 try:
                     await call(event, handler)
                     handled += 1
-                except Exception:  # noqa: BLE001  # the boundary: one handler's failure must not end the replay
+                except Exception as error:  # noqa: BLE001  # the boundary: one failure must not end the replay
                     failed += 1
-                    _log.exception("%s failed on the replay of %s %s", name, type(event).__name__, event.event_id)
+                    text = "%s failed on the replay of %s %s: %r"
+                    _log.exception(text, name, type(event).__name__, event.event_id, error)
         finally:
             _without_tools.reset(off)
             causality.current.reset(chain)

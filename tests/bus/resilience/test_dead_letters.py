@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,6 +24,7 @@ from llmgine.bus.resilience import (
     DeadLetterMiddleware,
     DeadLetters,
     MemoryDeadLetterStore,
+    Policy,
     Retry,
     RetryConfig,
     Rule,
@@ -570,3 +573,24 @@ def test_no_letter_is_lost_or_doubled_whatever_happens_to_the_store(steps: list[
         assert len(entries) == letters.size == len(kept)
 
     asyncio.run(scenario())
+
+
+async def test_a_letter_that_could_not_be_stored_whole_is_not_retried_until_it_is_edited(tmp_path: Path) -> None:
+    bus = MessageBus.isolated(policy=Policy(dead_letters=True), database=f"sqlite:///{tmp_path / 'bus.db'}")
+    ran: list[Command[Any]] = []
+
+    def fail(command: Command[Any]) -> None:
+        ran.append(command)
+        msg = "no"
+        raise ValueError(msg)
+
+    bus.register_command_handler(Command, fail)
+    command = Command[Any](metadata={"file": sys.stderr})
+    await bus.execute(command)
+    letters = bus.dead_letters
+    assert letters is not None
+    with pytest.raises(BusError, match=r"lacks what could not be stored.*file"):
+        await letters.retry(command.command_id, bus.execute)
+    await bus.stop()
+
+    assert len(ran) == 1

@@ -168,6 +168,12 @@ class DeadLetters(LetterWriting):
                 why = entry.metadata.get("unreadable", "its class may be missing")
                 msg = f"The dead letter of command {command_id} cannot be read ({why}), and so not be retried."
                 raise BusError(msg)
+            if lost := entry.metadata.get("lossy"):
+                msg = (
+                    f"The dead letter of command {command_id} lacks what could not be stored ({', '.join(lost)}). Edit "
+                    "it first: llmgine dlq edit."
+                )
+                raise BusError(msg)
             return await self._execute_again(entry, entry.command, execute)
         finally:
             if stored:
@@ -228,6 +234,8 @@ class DeadLetters(LetterWriting):
         for name in ("traceback", "circuit_breaker_state"):
             if isinstance(result.metadata.get(name), str):
                 metadata[name] = result.metadata[name]
+        if retried is not None and "original" in retried.metadata:  # what it was before somebody edited it
+            metadata["original"] = retried.metadata["original"]
         return DeadLetterEntry(
             command=command,
             error=result.error or "no reason given",
