@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -16,6 +16,8 @@ from llmgine.bus import MessageBus
 from llmgine.errors import ProviderUnavailableError
 from llmgine.llm.providers.local import LocalProvider
 from llmgine.llm.providers.model_store import fetch_weights
+
+from .postgres_server import PostgresServer, UnavailableError
 
 # A slow machine fails no property; where a change is judged, the examples are the same each time.
 settings.register_profile("default", deadline=None)
@@ -59,3 +61,20 @@ def weights() -> Path:
 def local_model(weights: Path) -> LocalProvider:
     """The provider with the embedded model."""
     return LocalProvider()
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """A PostgreSQL server."""
+    try:
+        server = PostgresServer()
+    except UnavailableError as error:
+        pytest.skip(str(error))
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="session")
+def postgres_url(postgres: PostgresServer) -> str:
+    """The URL of a PostgreSQL database. Who uses it, uses a schema of its own."""
+    return postgres.url
