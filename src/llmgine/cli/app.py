@@ -13,8 +13,11 @@ from typing import Annotated, Any
 import typer
 
 from llmgine import __version__
+from llmgine.cli.dlq_app import dlq
 from llmgine.cli.failure import ExitCode, debugging, explain
+from llmgine.cli.options import Correlation, EventTypes, JsonLines, Last, Session, Since, Until
 from llmgine.cli.stderr import forward_log, warn
+from llmgine.cli.stored_app import events, replay, schedule
 
 __all__ = ["app", "run"]
 
@@ -37,7 +40,6 @@ _Path = Annotated[
 _Identity = Annotated[
     str, typer.Argument(metavar="ID", help="The id of an event or a command, or as much of it as no other begins with.")
 ]
-_Until = Annotated[str | None, typer.Option(metavar="TIME", help="Before this.")]
 
 
 def _show_version(wanted: bool) -> None:
@@ -172,28 +174,14 @@ def describe(
 def logs(
     path: _Path = "logs",
     *,
-    session: Annotated[str | None, typer.Option("--session", "-s", metavar="ID", help="Of this session.")] = None,
-    types: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--type",
-            "-t",
-            metavar="TYPE",
-            help="Of this class, or of this event name, in which * stands for one part and ** at the end for any rest: "
-            "CommandErrorEvent, 'tool.**'. May be repeated.",
-        ),
-    ] = None,
-    correlation: Annotated[
-        str | None, typer.Option(metavar="ID", help="Of the chain with this id, or one that begins so.")
-    ] = None,
+    session: Session = None,
+    types: EventTypes = None,
+    correlation: Correlation = None,
     caused_by: Annotated[
         str | None, typer.Option(metavar="ID", help="Caused by the message with this id, or one that begins so.")
     ] = None,
-    since: Annotated[
-        str | None,
-        typer.Option(metavar="TIME", help="Not before this: 15m, 2h, 3d ago, today, yesterday, 2026-05-04T13:30."),
-    ] = None,
-    until: _Until = None,
+    since: Since = None,
+    until: Until = None,
     text: Annotated[
         str | None,
         typer.Option(metavar="TEXT", help="With this text in a name or a value, upper and lower case as given."),
@@ -204,7 +192,7 @@ def logs(
             "--level", "-l", metavar="LEVEL", help="This bad or worse: debug, info, warning, error, critical."
         ),
     ] = None,
-    last: Annotated[int | None, typer.Option("--last", "-n", min=0, help="Only the last so many of them.")] = None,
+    last: Last = None,
     follow: Annotated[
         bool,
         typer.Option("--follow", "-f", help="Show the last 10, or --last, and then each new one until Ctrl-C."),
@@ -244,7 +232,7 @@ def stats(
     since: Annotated[
         str | None, typer.Option(metavar="TIME", help="Not before this: 15m, 2h, 3d ago, today, 2026-05-04T13:30.")
     ] = None,
-    until: _Until = None,
+    until: Until = None,
     by: Annotated[
         str | None, typer.Option(metavar="session", help="Add a table with a row for each: session is all there is.")
     ] = None,
@@ -307,6 +295,27 @@ def why(
     from llmgine.cli.why import run_why
 
     return partial(run_why, identity, path, as_json=json)
+
+
+@app.command()
+def breakers(
+    path: _Path = "logs",
+    *,
+    json: JsonLines = False,
+) -> Callable[[], int]:
+    """Show the circuit breakers of an application, as its log tells them: state, since when, and what opened them.
+
+    Example: llmgine breakers --json
+    """
+    from llmgine.cli.breakers import run_breakers
+
+    return partial(run_breakers, path, as_json=json)
+
+
+app.add_typer(dlq, name="dlq")
+app.add_typer(schedule, name="schedule")
+app.add_typer(events, name="events")
+app.command()(replay)
 
 
 @app.command()

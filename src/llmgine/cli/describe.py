@@ -6,30 +6,22 @@ import asyncio
 import json
 import sys
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass
-from inspect import isawaitable
 from itertools import groupby
-from operator import attrgetter
 from pathlib import Path
-from typing import Any, TypeVar
 
 from rich.console import Console
 from rich.text import Text
 
-from llmgine.bus import MessageBus
 from llmgine.bus.routing import CommandHandlerRoute, EventHandlerRoute, Part, Routing, describe_routing
-from llmgine.bus.sync import SynchronousBus
 from llmgine.cli.failure import ExitCode
 from llmgine.cli.stderr import printable, warn
-from llmgine.cli.user_modules import failure_of, load_module
-from llmgine.errors import ConfigurationError
+from llmgine.cli.user_bus import find_bus
 from llmgine.messages.ids import BUS
 
 __all__ = ["run_describe"]
-
-T = TypeVar("T")
 
 
 def run_describe(spec: str, *, as_json: bool, check: bool) -> int:
@@ -44,7 +36,7 @@ def run_describe(spec: str, *, as_json: bool, check: bool) -> int:
         ConfigurationError: there is no such bus, or the code that makes it raises.
     """
     with redirect_stdout(sys.stderr):  # what the application prints is no part of the answer
-        routing = describe_routing(_find_bus(spec))
+        routing = describe_routing(asyncio.run(find_bus("describe", spec)))
     if as_json:
         print(json.dumps(asdict(routing), indent=2))  # noqa: T201
     else:
@@ -55,43 +47,6 @@ def run_describe(spec: str, *, as_json: bool, check: bool) -> int:
         warn(f"{_count(len(missed), 'command')} without a handler: {', '.join(part.name for part in missed)}")
         return ExitCode.FAILURE
     return ExitCode.OK
-
-
-def _find_bus(spec: str) -> MessageBus:
-    module, name = load_module("describe", spec, "bus")
-    name = name or "bus"
-    try:
-        found = attrgetter(name)(module)
-    except AttributeError as error:
-        msg = f"describe {spec}: there is no {name!r} in it; {_offers(vars(module))}"
-        raise ConfigurationError(msg) from error
-    if callable(found):
-        try:
-            found = _made(found)
-        except (Exception, SystemExit) as error:
-            msg = f"describe {spec}: calling {name} failed: {failure_of(error)}"
-            raise ConfigurationError(msg) from error
-        name = f"what {name} returns"
-    if isinstance(found, SynchronousBus):
-        found = MessageBus()
-    if not isinstance(found, MessageBus):
-        msg = f"describe {spec}: {name} is no MessageBus, but of type {type(found).__name__}; {_offers(vars(module))}"
-        raise ConfigurationError(msg)
-    return found
-
-
-def _offers(names: dict[str, object]) -> str:
-    buses = [name for name, value in names.items() if isinstance(value, MessageBus | SynchronousBus)]
-    return f"its buses: {', '.join(buses) or 'none'}"
-
-
-def _made(make: Callable[[], Any]) -> Any:
-    made = make()
-    return asyncio.run(_outcome(made)) if isawaitable(made) else made
-
-
-async def _outcome(made: Awaitable[T]) -> T:
-    return await made
 
 
 @dataclass(frozen=True)

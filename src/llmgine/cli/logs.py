@@ -27,7 +27,7 @@ from llmgine.observability.log_filter import LogFilter, instant_of, level_of, pa
 from llmgine.observability.log_follow import LogFollower
 from llmgine.observability.log_reader import LogLine, LogReader
 
-__all__ = ["LogsOptions", "log_files", "report", "run_logs"]
+__all__ = ["LogsOptions", "log_files", "report", "run_logs", "view_of"]
 
 _POLL = 0.3
 """Seconds between two looks at a log that is followed."""
@@ -77,7 +77,7 @@ def run_logs(options: LogsOptions) -> int:
         return _follow(path, wanted, options)
     files = log_files(path)
     summaries = Summaries()
-    view = _view(summaries, as_json=options.json)
+    view = view_of(summaries, as_json=options.json)
     with Progress(files) as progress:
         batch = _Batch(view, progress)
         reader = LogReader(files, wanted, batch.advance, None if options.json else summaries.note)
@@ -127,7 +127,7 @@ def _follow(path: Path, wanted: LogFilter, options: LogsOptions) -> int:
     former = former_logs(path) if is_one else []  # first: what is renamed from now on is not one of them
     files = find_logs(path, whole_lines=True) if path.exists() else []
     summaries = Summaries()
-    view = _view(summaries, as_json=options.json)
+    view = view_of(summaries, as_json=options.json)
     with closing(LogFollower(path, [*files, *former])) as follower:
         with Progress(files) as progress:
             reader = LogReader(files, wanted, progress.advance, None if options.json else summaries.note)
@@ -173,7 +173,8 @@ class _Batch:
             self._view.show(lines)
 
 
-def _view(summaries: Summaries, *, as_json: bool) -> _View:
+def view_of(summaries: Summaries, *, as_json: bool) -> _View:
+    """Return what shows events where they are read: as a table, as lines in a pipe, or as JSON."""
     if as_json:
         return _Raw()
     return _Table(summaries) if sys.stdout.isatty() else _Plain(summaries)
