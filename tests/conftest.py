@@ -11,13 +11,12 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from postgres_server import PostgresServer, UnavailableError
 
 from llmgine.bus import MessageBus
 from llmgine.errors import ProviderUnavailableError
 from llmgine.llm.providers.local import LocalProvider
 from llmgine.llm.providers.model_store import fetch_weights
-
-from .postgres_server import PostgresServer, UnavailableError
 
 # A slow machine fails no property; where a change is judged, the examples are the same each time.
 settings.register_profile("default", deadline=None)

@@ -18,7 +18,7 @@ from llmgine.bus.backpressure import EventDroppedEvent
 from llmgine.bus.stores import Misfire
 from llmgine.database.stores import Database
 from llmgine.errors import BusNotRunningError, CodecError, ConfigurationError
-from llmgine.messages import Command, Event, ScheduledEvent
+from llmgine.messages import Command, Event, ScheduledEvent, SessionID
 from llmgine.messages.events import EventHandlerFailedEvent
 
 SOON = timedelta(seconds=0.05)
@@ -70,7 +70,7 @@ async def test_a_scheduled_event_is_delivered_when_its_time_has_come_and_not_bef
     bus.register_event_handler(Reminder, inbox)
     await bus.start()
     due = datetime.now(UTC) + SOON
-    event = Reminder(text="tea", ends=due, scheduled_time=due, session_id="kitchen")
+    event = Reminder(text="tea", ends=due, scheduled_time=due, session_id=SessionID("kitchen"))
     await bus.publish(event)
     await bus.wait_for_events()  # what is not due does not count
     waiting = await bus.scheduled()

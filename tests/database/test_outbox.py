@@ -311,6 +311,25 @@ class TestRelay:
             mine = [int(each) for each in shop.orders if int(each) % 4 == rest]
             assert mine == sorted(mine)
 
+    async def test_claims_come_one_after_another(self, shop: Shop) -> None:
+        """Or else two processes could each have a part of one session."""
+        await shop.publish(shop.outbox(), *(order(n) for n in range(3)))
+
+        def claim(connection: Connection, name: str, limit: int) -> list[int]:
+            return [row.position for row in OutboxTable.claim(connection, name, 1, 2, limit)]
+
+        def claim_second() -> list[int]:
+            with shop.plain.begin() as connection:
+                return claim(connection, "second", 100)
+
+        with shop.plain.connect() as connection:
+            with connection.begin():
+                assert claim(connection, "first", 1) == [1]
+                second = asyncio.ensure_future(asyncio.to_thread(claim_second))
+                await asyncio.wait((second,), timeout=0.2)
+                assert not second.done()
+            assert await second == []
+
     async def test_what_a_dead_process_has_claimed_goes_out_when_its_lease_ends(self, shop: Shop) -> None:
         await shop.publish(shop.outbox(), *(order(n) for n in range(3)))
         until = time.time_ns() // 1000 + 1_200_000

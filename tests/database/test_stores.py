@@ -12,12 +12,12 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
+from postgres_server import PostgresServer
 
 from llmgine.bus.stores import Held, Stores
 from llmgine.database.stores import Database, open_stores
 from llmgine.errors import ConfigurationError, StoreError
 from llmgine.messages.scheduled_events import ScheduledEvent
-from tests.postgres_server import PostgresServer
 
 from .conftest import NOON, Place
 

@@ -61,7 +61,7 @@ def test_a_dict_has_the_time_in_iso_8601_and_comes_back() -> None:
     [NOON, NOON.replace(tzinfo=None), NOON.astimezone(timezone(timedelta(hours=-3))), NOON.replace(microsecond=1)],
 )
 def test_all_fields_of_a_subclass_come_back(moment: datetime) -> None:
-    event = Reminder(moment, "call", moment, moment, moment, "2026-01-01", NOON.date())
+    event = Reminder("call", moment, moment, moment, "2026-01-01", NOON.date(), scheduled_time=moment)
 
     back = Reminder.from_dict(event.to_dict())
 
@@ -91,21 +91,21 @@ def test_a_class_may_read_its_dates_itself() -> None:
         def from_dict(cls, data: Mapping[str, Any]) -> Own:
             return super().from_dict({**data, "scheduled_time": datetime.fromisoformat(data["scheduled_time"])})
 
-    event = Own(NOON)
+    event = Own(scheduled_time=NOON)
 
     assert Own.from_dict(event.to_dict()) == event
     assert decode(encode(event)) == event
 
 
 def test_due_is_aware_and_utc() -> None:
-    assert due(ScheduledEvent(NOON.astimezone(ZoneInfo("Asia/Tokyo")))) == NOON
-    assert due(ScheduledEvent(NOON.astimezone(ZoneInfo("Asia/Tokyo")))).tzinfo is UTC
+    assert due(ScheduledEvent(scheduled_time=NOON.astimezone(ZoneInfo("Asia/Tokyo")))) == NOON
+    assert due(ScheduledEvent(scheduled_time=NOON.astimezone(ZoneInfo("Asia/Tokyo")))).tzinfo is UTC
 
 
 def test_a_naive_time_is_local_time() -> None:
     code = (
         "from datetime import datetime; from llmgine.messages.scheduled_events import *\n"
-        "print(due(ScheduledEvent(datetime(2026, 7, 1, 12))).isoformat())"
+        "print(due(ScheduledEvent(scheduled_time=datetime(2026, 7, 1, 12))).isoformat())"
     )
     environment = {**os.environ, "TZ": "Asia/Tokyo"}
     done = subprocess.run(
@@ -116,9 +116,9 @@ def test_a_naive_time_is_local_time() -> None:
 
 
 def test_never_and_always_are_times_too() -> None:
-    assert due(ScheduledEvent(datetime.max)).year >= 9999  # noqa: DTZ901  # naive is meant
-    assert due(ScheduledEvent(datetime.min)).year == 1  # noqa: DTZ901
-    assert due(ScheduledEvent(datetime.max.replace(tzinfo=timezone(timedelta(hours=-5))))).year == 9999
+    assert due(ScheduledEvent(scheduled_time=datetime.max)).year >= 9999  # noqa: DTZ901  # naive is meant
+    assert due(ScheduledEvent(scheduled_time=datetime.min)).year == 1  # noqa: DTZ901
+    assert due(ScheduledEvent(scheduled_time=datetime.max.replace(tzinfo=timezone(timedelta(hours=-5))))).year == 9999
 
 
 def test_an_event_without_a_time_is_due() -> None:
@@ -127,12 +127,12 @@ def test_an_event_without_a_time_is_due() -> None:
 
     assert first <= datetime.now(UTC)
     assert due(event) == first
-    assert due(ScheduledEvent(None)) < first  # type: ignore[arg-type]
+    assert due(ScheduledEvent(scheduled_time=None)) < first  # type: ignore[arg-type]
 
 
 def test_what_is_no_time_is_named() -> None:
     with pytest.raises(TypeError, match=r"Reminder\.scheduled_time has to be a datetime, not str 'noon'"):
-        due(Reminder("noon"))  # type: ignore[arg-type]
+        due(Reminder(scheduled_time="noon"))  # type: ignore[arg-type]
 
 
 def test_classes_are_known_by_their_names() -> None:

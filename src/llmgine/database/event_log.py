@@ -114,13 +114,10 @@ class DatabaseEventLog:
             _log.exception("A %s is missing in the log of events", type(event).__name__)
 
     async def wait_for_room(self) -> None:
-        """Wait until there is room; while the database is away or stuck, no longer than 50 ms."""
+        """Wait until there is room; while the database is away or stuck, 50 ms or so."""
         while self.is_full:
             hurries = self._failures > 0 or self._stalled
-            ended = await self._next_write(_MOMENT_S if hurries else _PATIENCE_S)
-            if hurries:
-                return
-            if not ended:
+            if not await self._next_write(_MOMENT_S if hurries else _PATIENCE_S):
                 self._stalled = True
                 return
 

@@ -46,6 +46,9 @@ class Outbox:
     handlers have run and before its row is gone, or if it stood still for longer than the lease; an `Inbox` tells.
     Events of one session are delivered in the order of their rows. Several processes may relay from one table.
 
+    With SQLite, savepoints need the transactions that SQLAlchemy recommends for its driver: by itself that commits at
+    the end of a savepoint, and so does the outbox.
+
     Nothing polls. What a process has committed without relaying it, because it was killed or never started an outbox,
     goes out when another one starts, commits something itself, or calls `look`.
     """

@@ -88,7 +88,7 @@ async def test_each_attempt_passes_the_breaker_and_is_timed_and_the_whole_is_one
 ) -> None:
     announced: list[Event] = []
 
-    def announce(event: Event, _: Command[Any]) -> None:
+    def announce(event: Event, _: Command[Any] | None) -> None:
         announced.append(event)
 
     letters = DeadLetters(MemoryDeadLetterStore(), announce=announce)
