@@ -338,7 +338,10 @@ async def test_a_bus_with_a_broken_database_runs_and_holds_events_in_memory(
 
     assert stats["database"]["available"] is False
     assert (report.persisted, report.abandoned) == (0, 1)
-    assert sum("is away" in record.message for record in caplog.records) == 1
+    assert [record.message for record in caplog.records if "cannot be reached" in record.message][1:] == []
+    assert [record.message for record in caplog.records if record.levelno == logging.ERROR] == [
+        "1 scheduled events could not be written, and end with this process"
+    ]
 
 
 PROGRAM = """

@@ -6,6 +6,7 @@ Time is made up: a loop whose clock goes on to the next timer at once, and a wal
 from __future__ import annotations
 
 import asyncio
+import logging
 import selectors
 from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
@@ -459,6 +460,8 @@ def test_a_clock_that_is_set_forward_is_noticed_within_a_minute_and_one_set_back
 def test_an_outage_is_logged_once_and_retried_ever_more_slowly_until_it_ends(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
+    caplog.set_level(logging.INFO)
+
     async def work() -> None:
         world = World()
         scheduler = world.started(world.disk)

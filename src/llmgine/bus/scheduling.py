@@ -249,7 +249,7 @@ class Scheduler:
             return
         if self._failures:
             self._failures = 0
-            _log.warning("The database of scheduled events is back")
+            _log.info("The database of scheduled events is back")
         if more:
             self._wake.set()
 
@@ -266,7 +266,7 @@ class Scheduler:
         if self._failures and now < self._retry_at:
             return
         if not self._failures:
-            _log.error("The database of scheduled events is away; new ones are kept in memory meanwhile: %s", error)
+            _log.info("The database of scheduled events is away; new ones are kept in memory meanwhile: %s", error)
         self._retry_at = now + min(_LAST_RETRY, _FIRST_RETRY * 2 ** min(self._failures, 10))
         self._failures += 1
         if self._shared is not None:

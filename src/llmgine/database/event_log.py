@@ -198,7 +198,7 @@ class DatabaseEventLog:
                 self._batch = ()
                 _log.error("A %s cannot be written to the log of events: %s", batch[0].event_type, error)
         if self._failures == 1 and self._access.worker.health.available:  # which otherwise has said so
-            _log.warning("Events cannot be written to the log: %s. They are kept until they can.", error)
+            _log.info("Events cannot be written to the log: %s. They are kept until they can.", error)
         for watcher in watchers:
             with suppress(RuntimeError):  # its event loop is closed
                 watcher.get_loop().call_soon_threadsafe(_wake, watcher)

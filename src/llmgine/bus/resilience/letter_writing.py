@@ -105,7 +105,7 @@ class LetterWriting:
         self._unwritten.pop(id_of(entry), None)
         if self._away:
             self._away = False
-            _log.warning("Dead letters are written again")
+            _log.info("Dead letters are written again")
         if gone:
             self.dropped += len(gone)
             _log.warning("Dead letters were dropped, because there are %d: %s", self._max_size, ", ".join(gone))
@@ -136,7 +136,9 @@ class LetterWriting:
     def _note_outage(self, error: Exception) -> None:
         """Say once per outage what is wrong; what is no outage is said each time."""
         if not (self._away and isinstance(error, StoreError)):
-            _log.error("A dead letter cannot be written, and is kept in memory: %s", error)
+            # An outage is logged by the store, which knows when it is over.
+            level = logging.INFO if isinstance(error, StoreError) else logging.ERROR
+            _log.log(level, "A dead letter cannot be written, and is kept in memory: %s", error)
         self._away = self._away or isinstance(error, StoreError)
 
     def _lock(self) -> asyncio.Lock:
