@@ -334,7 +334,12 @@ class MessageBus(Durability):
         return StopReport(delivered=delivered, persisted=persisted, abandoned=abandoned)
 
     async def reset(self) -> None:
-        """Stop, and forget handlers, middleware, filters, buffered events and errors. It can be started again."""
+        """Stop, and forget handlers, middleware, filters, buffered events and errors. It can be started again.
+
+        What is in a database stays there: scheduled events for the next start, dead letters for the command line and
+        for other buses.
+        """
+        await self._forget_letters()
         await self.stop()
         if self._bound is not None:
             for event in self._buffer or ():

@@ -297,6 +297,27 @@ async def test_dead_letters_outlive_the_bus(tmp_path: Path) -> None:
     assert left == []
 
 
+async def test_a_bus_that_is_reset_forgets_the_letters_and_the_database_keeps_them(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'bus.db'}"
+    bus = ResilientMessageBus.isolated(retry_config=AT_ONCE, database=url)
+    bus.register_command_handler(Charge, Shop(failures=100).charge)
+    await bus.execute(Charge(amount=1))
+    await bus.reset()
+    bus.register_command_handler(Charge, Shop(failures=100).charge)
+    await bus.start()
+    forgotten = bus.dead_letter_queue_size
+    await bus.execute(Charge(amount=2))
+    seen = await bus.get_dead_letter_entries()
+    await bus.stop()
+    other = ResilientMessageBus.isolated(database=url)
+    kept = await other.get_dead_letter_entries()
+    await other.stop()
+
+    assert forgotten == 0
+    assert [entry.command for entry in seen] == [entry.command for entry in kept[1:]]
+    assert len(kept) == 2
+
+
 def _run(program: str, folder: Path) -> str:
     head = (
         "import asyncio\n"
