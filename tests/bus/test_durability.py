@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -342,6 +343,49 @@ async def test_a_bus_with_a_broken_database_runs_and_holds_events_in_memory(
     assert [record.message for record in caplog.records if record.levelno == logging.ERROR] == [
         "1 scheduled events could not be written, and end with this process"
     ]
+
+
+FORKING = """
+import asyncio, os, sys
+from datetime import UTC, datetime, timedelta
+from llmgine.bus import MessageBus
+from llmgine.messages import Event, ScheduledEvent
+bus = MessageBus()
+async def schedule(seconds):
+    await bus.start()
+    await bus.publish(Event())
+    await bus.publish(ScheduledEvent(scheduled_time=datetime.now(UTC) + timedelta(seconds=seconds)))
+    return len(await bus.scheduled())
+async def child():
+    print("child", await schedule(3600), flush=True)
+    await bus.stop()
+async def parent():
+    await schedule(3600)
+    if os.fork() == 0:
+        try:
+            asyncio._set_running_loop(None)
+            asyncio.new_event_loop().run_until_complete(child())
+        finally:
+            sys.stdout.flush()
+            os._exit(0)
+    await asyncio.to_thread(os.wait)
+    print("parent", len(await bus.scheduled()))
+    await bus.stop()
+    print("log", (await bus.replay()).events)
+    await bus.stop()
+asyncio.run(parent())
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+def test_a_child_process_has_a_bus_of_its_own_on_the_same_database(tmp_path: Path) -> None:
+    environment = {**os.environ, "LLMGINE_PERSIST_EVENTS": "1", "LLMGINE_DB_URL": f"sqlite:///{tmp_path / 'b.db'}"}
+    done = subprocess.run(
+        [sys.executable, "-c", FORKING], env=environment, capture_output=True, text=True, timeout=60, check=False
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["child", "2", "parent", "2", "log", "4"]
 
 
 PROGRAM = """

@@ -466,6 +466,7 @@ class MessageBus(Durability):
         self._active_sessions = 0
         self._session_traces.clear()
         self._pending.clear()
+        self._leave_durability()
 
     def _refuse_contradictions(self, given: dict[str, Any]) -> None:
         made_with = self._options or {}

@@ -273,6 +273,15 @@ class Durability(EventPublication):
         await self._close_stores()
         return kept, lost
 
+    def _leave_durability(self) -> None:
+        """Be as if nothing were held or opened: that is the parent process's."""
+        self._holding.clear()
+        if self._scheduler is not None:
+            self._scheduler.after_fork()
+        if self._event_log is not None:
+            self._gate.remove_observer(self._event_log.append)
+            self._event_log = None
+
     async def _close_stores(self) -> None:
         if self._stores is not None:
             await self._stores.aclose()
