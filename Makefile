@@ -17,6 +17,7 @@ chat: $(VENV)/.chat ## Start the chat (pass options with ARGS="--help")
 
 test: $(VENV)/.dev ## Run all tests (one: ARGS="tests/bus -k order")
 	$(BIN)/pytest $(ARGS)
+	@$(if $(ARGS),,touch $(VENV)/.tested)
 
 test-pythons: ## Run all tests on every supported Python that is here
 	@for v in $(PYTHONS); do \
@@ -24,7 +25,8 @@ test-pythons: ## Run all tests on every supported Python that is here
 		if [ -n "$$p" ]; then echo "== Python $$v"; $(MAKE) --no-print-directory test PYTHON="$$p" VENV=".venv-$$v" || exit 1; \
 		else echo "== Python $$v is not installed: skipped"; fi; done
 
-check: format lint types layers test ## Everything a change must pass
+check: format lint types layers $(VENV)/.tested ## Everything a change must pass (tests that did, on these files, are not run again)
+	@echo "All checks have passed; the tests, on $$(date -r $(VENV)/.tested '+%Y-%m-%d at %H:%M')."
 
 format: $(VENV)/.dev ## Check the formatting (mend it: ARGS=--fix make format)
 	$(BIN)/ruff format $(if $(filter --fix,$(ARGS)),,--check) .
@@ -62,6 +64,12 @@ $(VENV)/.chat: $(BIN)/python requirements/chat.txt pyproject.toml
 	@test -f $(VENV)/.dev || echo "Setting up $(VENV) (once)…"
 	@$(INSTALL) --only-binary :all: --require-hashes -r requirements/chat.txt
 	@$(INSTALL) --no-build-isolation --no-deps --editable .
+	@touch $@
+
+# Whatever a test may look at.
+TESTED := $(shell find src tests docs examples benchmarks requirements *.md *.toml Makefile -type f -not -path '*/__pycache__/*' 2>/dev/null)
+$(VENV)/.tested: $(VENV)/.dev $(TESTED)
+	$(BIN)/pytest
 	@touch $@
 
 $(VENV)/.dev: $(BIN)/python requirements/dev.txt pyproject.toml
