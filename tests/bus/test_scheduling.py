@@ -14,9 +14,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from llmgine.bus.clocks import utc_now
 from llmgine.bus.memory_schedule import MemoryScheduleStore
 from llmgine.bus.planning import plan
-from llmgine.bus.recurrence import Every, utc_now
+from llmgine.bus.recurrence import Every
 from llmgine.bus.scheduling import Scheduler
 from llmgine.bus.stores import Claim, Held, Misfire
 from llmgine.cron import Cron

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from itertools import count
 
-from llmgine.bus.recurrence import next_due, utc_now
+from llmgine.bus.clocks import utc_now
+from llmgine.bus.recurrence import next_due
 from llmgine.bus.stores import Claim, Held
 from llmgine.messages import SessionID
 

@@ -6,8 +6,9 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any
 
+from llmgine.bus.clocks import utc_now
 from llmgine.bus.options import check_number
-from llmgine.bus.recurrence import Every, to_utc, utc_now
+from llmgine.bus.recurrence import Every, to_utc
 from llmgine.bus.stores import Held, Misfire, Recurrence
 from llmgine.errors import ConfigurationError
 from llmgine.messages import Event

@@ -10,7 +10,7 @@ from llmgine.bus.options import check_number
 from llmgine.bus.stores import Held, Misfire
 from llmgine.errors import ConfigurationError
 
-__all__ = ["Every", "next_due", "to_utc", "utc_now"]
+__all__ = ["Every", "next_due", "to_utc"]
 
 _SHORTEST = 0.001
 _SPEC = re.compile(r"every (?P<seconds>[0-9.]+) s from (?P<start>\S+)")
@@ -84,11 +84,6 @@ def next_due(held: Held, now: datetime) -> datetime | None:
     if held.recurrence is None:
         return None
     return held.recurrence.after(held.due if held.misfire is Misfire.ALL else max(held.due, now))
-
-
-def utc_now() -> datetime:
-    """Return the date: aware, UTC."""
-    return datetime.now(UTC)
 
 
 def to_utc(name: str, moment: object) -> datetime:

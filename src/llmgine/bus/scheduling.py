@@ -9,8 +9,8 @@ from contextvars import Context
 from dataclasses import dataclass
 from datetime import datetime
 
+from llmgine.bus.clocks import utc_now
 from llmgine.bus.memory_schedule import MemoryScheduleStore
-from llmgine.bus.recurrence import utc_now
 from llmgine.bus.release import Deliver, Release
 from llmgine.bus.stores import Held, ScheduleStore
 from llmgine.errors import StoreError

@@ -11,7 +11,7 @@ from typing import Any, TypeVar, overload
 
 from sqlalchemy import Connection
 
-from llmgine.bus.recurrence import utc_now
+from llmgine.bus.clocks import utc_now
 from llmgine.database.migrations import migrate
 from llmgine.database.tables import Tables
 from llmgine.database.worker import Insert, Work, Worker

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from sqlalchemy import insert
 
-from llmgine.bus.recurrence import utc_now
+from llmgine.bus.clocks import utc_now
 from llmgine.bus.stores import Held
 from llmgine.database.engine import open_existing, transaction
 from llmgine.database.log_row import log_row

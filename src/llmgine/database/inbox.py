@@ -11,8 +11,8 @@ from sqlalchemy import BigInteger, Column, Connection, Index, MetaData, String, 
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session, scoped_session
 
+from llmgine.bus.clocks import utc_now
 from llmgine.bus.options import check_number
-from llmgine.bus.recurrence import utc_now
 from llmgine.database.tables import microseconds
 from llmgine.errors import ConfigurationError
 from llmgine.messages.message import Message, id_of

@@ -12,8 +12,8 @@ from sqlalchemy import Connection, Engine, event, insert
 from sqlalchemy.orm import Session, scoped_session
 
 from llmgine.bus.causality import current, stamp
+from llmgine.bus.clocks import utc_now
 from llmgine.bus.options import check_number
-from llmgine.bus.recurrence import utc_now
 from llmgine.database.outbox_relay import Relay
 from llmgine.database.outbox_table import OutboxRow, OutboxTable, outbox_metadata
 from llmgine.database.tables import clean, microseconds, stored_columns

@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import inspect, select
 from sqlalchemy.exc import SQLAlchemyError
 
-from llmgine.bus.recurrence import utc_now
+from llmgine.bus.clocks import utc_now
 from llmgine.database.access import Access
 from llmgine.database.dead_letter_store import DatabaseDeadLetterStore
 from llmgine.database.engine import masked, open_existing, reason, transaction

@@ -8,10 +8,10 @@ from datetime import datetime
 from inspect import isawaitable
 from typing import Any
 
+from llmgine.bus.clocks import utc_now
 from llmgine.bus.interfaces import CommandHandler, HandlerMiddleware
 from llmgine.bus.resilience import circuit as core
 from llmgine.bus.resilience.circuit import Circuit, CircuitBreakerConfig, CircuitState, Outcome
-from llmgine.bus.resilience.clocks import utcnow
 from llmgine.bus.resilience.outcomes import Announce, NextForCommand, attempt, failed, noted
 from llmgine.bus.resilience.rules import Action, Rule, action_for, check_rules
 from llmgine.bus.resilience.window import Window
@@ -39,7 +39,7 @@ class CircuitBreaker:
         config: CircuitBreakerConfig | None = None,
         *,
         clock: Callable[[], float] = time.monotonic,
-        dates: Callable[[], datetime] = utcnow,
+        dates: Callable[[], datetime] = utc_now,
         by_hand: Callable[[CircuitBreaker, CircuitState], object] | None = None,
     ) -> None:
         """Make one that is closed.
@@ -197,7 +197,7 @@ class CircuitBreakerMiddleware(HandlerMiddleware):
         *,
         rules: Sequence[Rule] = (),
         clock: Callable[[], float] = time.monotonic,
-        dates: Callable[[], datetime] = utcnow,
+        dates: Callable[[], datetime] = utc_now,
         announce: Announce | None = None,
     ) -> None:
         """Say when they open and close.

@@ -7,8 +7,8 @@ from collections.abc import Awaitable, Callable, Iterable
 from datetime import datetime
 from typing import Any, Literal
 
+from llmgine.bus.clocks import utc_now
 from llmgine.bus.options import check_number
-from llmgine.bus.resilience.clocks import utcnow
 from llmgine.bus.resilience.letter_writing import LetterWriting, id_of
 from llmgine.bus.resilience.outcomes import Announce, attempts_made
 from llmgine.bus.stores import DeadLetterEntry, DeadLetterStore
@@ -34,7 +34,7 @@ class DeadLetters(LetterWriting):
         max_size: int = 1000,
         when_full: Literal["drop_oldest", "reject_new"] = "drop_oldest",
         announce: Announce | None = None,
-        clock: Callable[[], datetime] = utcnow,
+        clock: Callable[[], datetime] = utc_now,
     ) -> None:
         """Say where and how many.
 

@@ -9,9 +9,9 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from llmgine.bus import causality
+from llmgine.bus.clocks import loop_time
 from llmgine.bus.interfaces import CommandHandler, HandlerMiddleware
 from llmgine.bus.resilience.backoff import Jitter, RetryConfig
-from llmgine.bus.resilience.clocks import loop_time
 from llmgine.bus.resilience.outcomes import Announce, NextForCommand, failed, noted, refused
 from llmgine.bus.resilience.rules import Action, Rule, action_for, check_rules, discarded
 from llmgine.bus.results import raised

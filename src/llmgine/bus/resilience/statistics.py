@@ -7,9 +7,9 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
+from llmgine.bus.clocks import utc_now
 from llmgine.bus.interfaces import CommandHandler, HandlerMiddleware
 from llmgine.bus.options import check_number
-from llmgine.bus.resilience.clocks import utcnow
 from llmgine.bus.resilience.outcomes import NextForCommand, failed
 from llmgine.messages import Command, CommandResult, SessionID
 
@@ -38,7 +38,7 @@ class _Figures:
 class ErrorStatistics(HandlerMiddleware):
     """Counts how commands end, whether by an exception or by a failed result. A cancelled command does not count."""
 
-    def __init__(self, max_sessions: int = 1000, *, clock: Callable[[], datetime] = utcnow) -> None:
+    def __init__(self, max_sessions: int = 1000, *, clock: Callable[[], datetime] = utc_now) -> None:
         """Begin with nothing counted.
 
         Args:

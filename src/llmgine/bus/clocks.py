@@ -1,11 +1,11 @@
-"""The clocks that policies read where none is given."""
+"""The clocks that are read where none is given."""
 
 from __future__ import annotations
 
 import asyncio
 from datetime import UTC, datetime
 
-__all__ = ["loop_time", "utcnow"]
+__all__ = ["loop_time", "utc_now"]
 
 
 def loop_time() -> float:
@@ -13,6 +13,6 @@ def loop_time() -> float:
     return asyncio.get_running_loop().time()
 
 
-def utcnow() -> datetime:
+def utc_now() -> datetime:
     """Return the date, aware and UTC."""
     return datetime.now(UTC)
