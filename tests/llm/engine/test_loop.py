@@ -108,7 +108,7 @@ async def run(bus: MessageBus, prompt: str = "hi") -> tuple[list[Event], Any]:
 async def test_a_plain_answer_is_streamed_returned_and_kept(bus: MessageBus) -> None:
     provider = Replies(text("Hel", "lo", usage=Usage(7, 2)))
     engine = LLMEngine(bus, provider)
-    engine.history.set_system_prompt("be kind")
+    engine.conversation(A).set_system_prompt("be kind")
 
     events, result = await run(bus)
 
@@ -133,7 +133,7 @@ async def test_a_plain_answer_is_streamed_returned_and_kept(bus: MessageBus) -> 
         {"role": "system", "content": "be kind"},
         {"role": "user", "content": "hi"},
     ]
-    assert roles(engine.history) == ["system", "user", "assistant"]
+    assert roles(engine.conversation(A)) == ["system", "user", "assistant"]
 
 
 async def test_speed_is_told_only_of_what_came_in_pieces(bus: MessageBus) -> None:
@@ -187,7 +187,7 @@ async def test_tool_calls_of_a_turn_run_together_and_report_in_their_order(bus: 
     assert [message["role"] for message in messages] == ["user", "assistant", "tool", "tool"]
     assert [message["content"] for message in messages[2:]] == ["slow 1", "fast 2"]
     assert [schema["function"]["name"] for schema in schemas] == ["slow", "fast", "broken"]
-    assert roles(engine.history) == ["user", "assistant", "tool", "tool", "assistant"]
+    assert roles(engine.conversation(A)) == ["user", "assistant", "tool", "tool", "assistant"]
 
 
 def calls_in(events: Sequence[Event]) -> list[ModelCallEndedEvent]:
@@ -269,7 +269,7 @@ async def test_the_number_of_turns_is_capped(bus: MessageBus) -> None:
     assert "TurnLimitError: The model asked for tools 3 times" in result.error
     assert isinstance(events[-1], PromptFailedEvent)
     assert len(provider.requests) == 3
-    assert roles(engine.history)[-1] == "assistant"
+    assert roles(engine.conversation(A))[-1] == "assistant"
 
 
 async def test_a_failure_before_any_text_forgets_the_prompt(bus: MessageBus) -> None:
@@ -280,7 +280,7 @@ async def test_a_failure_before_any_text_forgets_the_prompt(bus: MessageBus) -> 
     failed = events[-1]
     assert isinstance(failed, PromptFailedEvent)
     assert failed.error == result.error
-    assert len(engine.history) == 0
+    assert len(engine.conversation(A)) == 0
 
     _, result = await run(bus)
     assert result.result == "Hello"
@@ -294,7 +294,7 @@ async def test_a_reply_that_breaks_off_keeps_what_arrived(bus: MessageBus) -> No
     failed = events[-1]
     assert isinstance(failed, PromptFailedEvent)
     assert failed.text == "Once upon"
-    assert [message["content"] for message in engine.history.get_messages()] == ["hi", "Once upon"]
+    assert [message["content"] for message in engine.conversation(A).get_messages()] == ["hi", "Once upon"]
 
     _, result = await run(bus, "go on")
     assert result.result == "a time"
@@ -306,7 +306,7 @@ async def test_a_second_prompt_at_the_same_time_is_refused(bus: MessageBus) -> N
     bus.register_event_handler(EngineStatusEvent, lambda _: busy.set())
     first = asyncio.create_task(run(bus))
     await busy.wait()
-    refused = await bus.execute(PromptCommand(prompt="second"))
+    refused = await bus.execute(PromptCommand(prompt="second", session_id=A))
     gate.set()
 
     assert (refused.error or "").startswith("EngineBusyError")
@@ -332,7 +332,7 @@ async def cancelled_when(bus: MessageBus, seen: type[Event], number: int) -> lis
     events: list[Event] = []
     ended: list[Event] = []
     bus.register_event_handler(PromptCancelledEvent, ended.append)
-    async with bus.stream(PromptCommand(prompt="hi")) as stream:
+    async with bus.stream(PromptCommand(prompt="hi", session_id=A)) as stream:
         async for event in stream:
             events.append(event)
             if sum(isinstance(event, seen) for event in events) == number:
@@ -351,7 +351,7 @@ async def test_cancelling_in_mid_text_keeps_the_text(bus: MessageBus) -> None:
     assert isinstance(ended, PromptCancelledEvent)
     assert ended.text == "Once upon"
     assert provider.closed == 1
-    assert [message["content"] for message in engine.history.get_messages()] == ["hi", "Once upon"]
+    assert [message["content"] for message in engine.conversation(A).get_messages()] == ["hi", "Once upon"]
     assert (await run(bus))[1].result == "a time"
 
 
@@ -359,7 +359,7 @@ async def test_cancelling_before_the_first_token_forgets_the_prompt(bus: Message
     engine = LLMEngine(bus, Replies([asyncio.Event()], text("fine")))
     await cancelled_when(bus, EngineStatusEvent, 1)
 
-    assert len(engine.history) == 0
+    assert len(engine.conversation(A)) == 0
     assert (await run(bus))[1].result == "fine"
 
 
@@ -370,7 +370,7 @@ async def test_cancelling_in_a_tool_keeps_the_results_that_are_there(bus: Messag
 
     await cancelled_when(bus, ToolExecuteResultEvent, 1)
 
-    conversation = engine.history.get_messages()
+    conversation = engine.conversation(A).get_messages()
     assert [message["role"] for message in conversation] == ["user", "assistant", "tool", "tool", "assistant"]
     assert conversation[2]["content"] == "fast 1"
     assert "cancelled" in conversation[3]["content"]
@@ -385,7 +385,7 @@ async def test_cancelling_in_the_last_turn_keeps_the_tools_results(bus: MessageB
 
     await cancelled_when(bus, TextChunkEvent, 1)
 
-    assert [m["content"] for m in engine.history.get_messages()] == ["hi", None, "fast 1", "So"]
+    assert [m["content"] for m in engine.conversation(A).get_messages()] == ["hi", None, "fast 1", "So"]
 
 
 async def test_cancelled_anywhere_it_ends_once_and_the_history_goes_on(bus: MessageBus) -> None:
@@ -406,7 +406,7 @@ async def test_cancelled_anywhere_it_ends_once_and_the_history_goes_on(bus: Mess
         alone.register_event_handler(EngineStatusEvent, asked.append)
         alone.register_event_handler(ModelCallEndedEvent, answered_calls.append)
         engine = LLMEngine(alone, provider, tools=tools.manager)
-        task = asyncio.create_task(alone.execute(PromptCommand(prompt="hi")))
+        task = asyncio.create_task(alone.execute(PromptCommand(prompt="hi", session_id=A)))
         await asyncio.sleep(0)
         for _ in range(turns):
             await asyncio.sleep(0)
@@ -424,7 +424,7 @@ async def test_cancelled_anywhere_it_ends_once_and_the_history_goes_on(bus: Mess
         assert all((call.finish_reason is None) == (call.usage == Usage()) for call in answered_calls)
         assert isinstance(ends[0], LLMResponseEvent if not task.cancelled() else PromptCancelledEvent)
         await alone.stop()
-        conversation = engine.history.get_messages()
+        conversation = engine.conversation(A).get_messages()
         answered = [message["role"] for message in conversation]
         assert answered in ([], ["user", "assistant"], ["user", "assistant", "tool", "tool", "assistant"]), turns
         if finished:
@@ -443,7 +443,7 @@ async def test_a_history_that_cannot_be_kept_fails_the_prompt_but_not_its_cancel
 
     events, result = await run(bus)
     assert result.error == "StoreError: disk full"
-    assert [message["content"] for message in engine.history.get_messages()] == ["hi", "Hello"]
+    assert [message["content"] for message in engine.conversation(A).get_messages()] == ["hi", "Hello"]
     assert isinstance(events[-1], PromptFailedEvent)
 
     await cancelled_when(bus, TextChunkEvent, 1)

@@ -1,6 +1,13 @@
 """Engines: what answers a prompt, by way of a provider and tools, on the bus."""
 
-from llmgine.llm.engine.commands import PromptCommand
+from llmgine.llm.engine.base import Engine
+from llmgine.llm.engine.commands import (
+    ClearHistoryCommand,
+    PromptCommand,
+    SystemPromptCommand,
+    ToolChatEngineCommand,
+)
+from llmgine.llm.engine.engines import LLMEngine, SinglePassEngine, ToolChatEngine
 from llmgine.llm.engine.events import (
     EngineEvent,
     EngineStatusEvent,
@@ -9,10 +16,12 @@ from llmgine.llm.engine.events import (
     PromptCancelledEvent,
     PromptFailedEvent,
     TextChunkEvent,
+    ToolChatEngineStatusEvent,
 )
-from llmgine.llm.engine.loop import LLMEngine
 
 __all__ = [
+    "ClearHistoryCommand",
+    "Engine",
     "EngineEvent",
     "EngineStatusEvent",
     "LLMEngine",
@@ -21,5 +30,10 @@ __all__ = [
     "PromptCancelledEvent",
     "PromptCommand",
     "PromptFailedEvent",
+    "SinglePassEngine",
+    "SystemPromptCommand",
     "TextChunkEvent",
+    "ToolChatEngine",
+    "ToolChatEngineCommand",
+    "ToolChatEngineStatusEvent",
 ]

@@ -23,6 +23,7 @@ __all__ = [
     "PromptCancelledEvent",
     "PromptFailedEvent",
     "TextChunkEvent",
+    "ToolChatEngineStatusEvent",
 ]
 
 
@@ -38,6 +39,11 @@ class EngineStatusEvent(EngineEvent):
     """The engine has begun something else: `"calling model"`, `"running tools"`."""
 
     status: str = ""
+
+
+@dataclass
+class ToolChatEngineStatusEvent(EngineStatusEvent):
+    """The same of a `ToolChatEngine`; its first is `"processing"`, its last `"finished"`."""
 
 
 @dataclass
