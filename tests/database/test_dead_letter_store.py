@@ -36,7 +36,7 @@ def letter(command: Command[Any], error: str = "ValueError: no", **metadata: Any
 async def test_what_is_kept_comes_back_as_it_was(database: Database, opened: Callable[[], Database]) -> None:
     command = Charge(command_id="c1", amount=9.5, tags=["a"], session_id=SessionID("s"), metadata={"k": 1})
     entry = letter(command, exception_type="ValueError", traceback="line\nline")
-    assert await database.dead_letters.add(entry) == []
+    assert await database.dead_letters.add(entry) == (True, [])
     await database.aclose()
 
     again = opened().dead_letters
@@ -47,12 +47,12 @@ async def test_what_is_kept_comes_back_as_it_was(database: Database, opened: Cal
 
 async def test_the_oldest_come_first_and_give_way_first(database: Database) -> None:
     letters = database.dead_letters
-    gone = [await letters.add(letter(Charge(command_id=f"{n}")), limit=3) for n in range(5)]
+    gone = [(await letters.add(letter(Charge(command_id=f"{n}")), limit=3)).gone for n in range(5)]
 
     assert gone == [[], [], [], ["0"], ["1"]]
     assert [each.metadata["command_id"] for each in await letters.list()] == ["2", "3", "4"]
     assert [each.metadata["command_id"] for each in await letters.list(2)] == ["2", "3"]
-    assert await letters.add(letter(Charge(command_id="5")), limit=1) == ["2", "3", "4"]
+    assert await letters.add(letter(Charge(command_id="5")), limit=1) == (True, ["2", "3", "4"])
 
 
 async def test_one_with_the_id_of_another_takes_its_place(database: Database) -> None:
@@ -60,7 +60,7 @@ async def test_one_with_the_id_of_another_takes_its_place(database: Database) ->
     for name in ("a", "b"):
         await letters.add(letter(Charge(command_id=name)), limit=2)
     assert await letters.lease("a")
-    assert await letters.add(letter(Charge(command_id="a"), "TypeError: still"), limit=2) == []
+    assert await letters.add(letter(Charge(command_id="a"), "TypeError: still"), limit=2) == (False, [])
 
     assert [each.error for each in await letters.list()] == ["TypeError: still", "ValueError: no"]
     assert await letters.lease("a")  # it has failed again, so that nobody is trying it any more

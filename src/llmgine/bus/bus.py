@@ -58,6 +58,20 @@ class StopReport:
     """Cancelled in the middle, or never begun, because the deadline passed."""
 
 
+class _Made:
+    """What a bus was made with."""
+
+    __slots__ = ("forgotten", "options", "spelt_out")
+
+    def __init__(self, options: dict[str, Any], spelt_out: dict[str, Any]) -> None:
+        self.options = options
+        """As they were given."""
+        self.spelt_out = spelt_out
+        """All of them, those of a subclass in terms of `MessageBus`."""
+        self.forgotten = False
+        """Whether the bus has been reset, and may be given other options."""
+
+
 class MessageBus(Durability):
     """Executes commands and delivers events, on one event loop.
 
@@ -67,12 +81,7 @@ class MessageBus(Durability):
 
     _application: ClassVar[MessageBus | None] = None
     _making: ClassVar[Lock] = Lock()
-    _options: dict[str, Any] | None = None
-    """As they were given."""
-    _spelt_out: dict[str, Any]
-    """All of them, those of a subclass in terms of this class's."""
-    _forgotten = False
-    """Whether it has been reset, and may be given other options."""
+    _made: _Made | None = None
     _event_queue: BoundedEventQueue[Any] | None = None
     """What it was given; its account is `_bound`."""
 
@@ -155,22 +164,27 @@ class MessageBus(Durability):
             raise TypeError(msg)
         given = {name: value for name, value in options.items() if value is not None and value != known[name]}
         with MessageBus._making:
-            if self._options is not None and not (self._forgotten and given and not self._in_use):
+            if self._made is not None and not (self._made.forgotten and given and not self._in_use):
                 self._refuse_contradictions(given)
                 return
             try:
-                self._configure(defaults | (spell_out(options) if spell_out is not None else options))
+                spelt_out = defaults | (spell_out(options) if spell_out is not None else options)
+                self._configure(spelt_out)
             except BaseException:
                 if MessageBus._application is self:
                     MessageBus._application = None
                 raise
-            self._options = known | options
-            self._forgotten = False
+            self._made = _Made(known | options, spelt_out)
+
+    @property
+    def _is_application(self) -> bool:
+        """Whether it is the application's bus."""
+        return MessageBus._application is self
 
     @property
     def _in_use(self) -> bool:
         """Whether somebody relies on this bus."""
-        if self._options is None:
+        if self._made is None:
             return False
         has_something = self._buffer or self._registry.count or self._command_middleware or self._event_middleware
         return self._lanes is not None or bool(has_something)
@@ -181,7 +195,6 @@ class MessageBus(Durability):
             msg = f"registry is a HandlerRegistry; got {options['registry']!r}."
             raise ConfigurationError(msg)
         check_number("max_dead_letters", options["max_dead_letters"], int, "how many to keep, at least 1", least=1)
-        self._is_application = MessageBus._application is self
         self._metrics = APPLICATION if self._is_application else MetricsCollector()
         self._gate = Gate()
         self._observability: Observer | None = None
@@ -200,7 +213,6 @@ class MessageBus(Durability):
             logs = shown["log_dir"] is not None or shown["log_filename"] is not None
             self._tracing = logs or bool(shown["enable_console_traces"])
         self._take_bound(options["event_queue"])
-        self._spelt_out = options
         _every_bus.add(self)
 
     def _check_queue(self, queue: Any) -> None:
@@ -249,7 +261,7 @@ class MessageBus(Durability):
         metrics.gauges["registered_handlers"].set_function(lambda: self._registry.count)
         metrics.gauges["circuit_breaker_state"].set_function(self._breaker_figure)
         metrics.gauges["dead_letter_queue_size"].set_function(
-            lambda: 0 if self._letters is None else self._letters.size
+            lambda: 0 if self._kept.letters is None else self._kept.letters.size
         )
 
     # Life
@@ -344,8 +356,9 @@ class MessageBus(Durability):
         if self._bound is not None:
             for event in self._buffer or ():
                 self._bound.dropped(event, "stopped")
-        self._set_up({**self._spelt_out, "registry": None})
-        self._forgotten = True
+        if self._made is not None:
+            self._set_up({**self._made.spelt_out, "registry": None})
+            self._made.forgotten = True
 
     @property
     def metrics(self) -> MetricsCollector:
@@ -446,7 +459,7 @@ class MessageBus(Durability):
             "total_errors": self._failures.total,
             "filtered": dict(self._gate.turned_away),
             **self._registry.get_handler_stats(),
-            **({"database": self._stores.stats()} if self._stores is not None else {}),
+            **({"database": self._kept.stores.stats()} if self._kept.stores is not None else {}),
         }
 
     async def get_metrics(self) -> dict[str, dict[str, dict[str, Any]]]:
@@ -469,7 +482,7 @@ class MessageBus(Durability):
         self._leave_durability()
 
     def _refuse_contradictions(self, given: dict[str, Any]) -> None:
-        made_with = self._options or {}
+        made_with = self._made.options if self._made is not None else {}
         contradictions = [
             f"{name}={made_with[name]!r}, not {value!r}"
             for name, value in given.items()

@@ -5,26 +5,26 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+from abc import abstractmethod
 from collections.abc import Collection, Mapping
 from contextlib import suppress
 from datetime import datetime, timedelta
-from pathlib import Path
 from threading import get_ident
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from llmgine.bus.causality import current, stamp
 from llmgine.bus.interfaces import EventHandler
+from llmgine.bus.kept import Kept
 from llmgine.bus.publication import EventPublication
-from llmgine.bus.stores import Held, Misfire, Stores
 from llmgine.errors import BusNotRunningError, ConfigurationError, QueueFullError, StoreError
 from llmgine.messages import Command, Event, SessionID
-from llmgine.messages.events import CircuitBreakerChangedEvent
 from llmgine.messages.ids import BUS
 
 if TYPE_CHECKING:
     from llmgine.bus.replay import ReplayReport
     from llmgine.bus.resilience.dead_letters import DeadLetters
     from llmgine.bus.scheduling import Scheduler
+    from llmgine.bus.stores import Held, Misfire, Stores
 
 __all__ = ["Durability"]
 
@@ -42,14 +42,12 @@ class Durability(EventPublication):
     given, or else in memory.
     """
 
-    _database: str | Stores | None
-    _is_application: bool
-    _stores: Stores | None = None
     _loop: asyncio.AbstractEventLoop | None
-    _scheduler: Scheduler | None = None
-    _letters: DeadLetters | None = None
-    _letters_since = 0
-    """The position in the store of the last one that was forgotten by a reset."""
+
+    @property
+    @abstractmethod
+    def _is_application(self) -> bool:
+        """Whether it is the application's bus."""
 
     async def schedule(
         self,
@@ -60,7 +58,7 @@ class Durability(EventPublication):
         every: float | timedelta | None = None,
         cron: str | None = None,
         timezone: str | None = None,
-        misfire: Misfire = Misfire.ONCE,
+        misfire: Misfire | Literal["once", "all", "skip"] = "once",
     ) -> str:
         """Publish an event later, or again and again. It is on disk when this returns, if there is a database.
 
@@ -147,21 +145,19 @@ class Durability(EventPublication):
     @property
     def dead_letters(self) -> DeadLetters | None:
         """The commands that failed for good; None where no policy keeps them."""
-        return self._letters
+        return self._kept.letters
 
     # Inside
 
     def _set_up_durability(self, options: dict[str, Any]) -> None:
         """Begin with nothing held, and nothing opened."""
-        self._database = options["database"]
-        self._stores = self._scheduler = self._event_log = None
-        self._holding: set[asyncio.Task[None]] = set()
+        since = kept.letters_since if (kept := getattr(self, "_kept", None)) is not None else 0
+        self._kept = Kept(options["database"], since)
         by_type = options["policies"]
         policies = [options["policy"], *(by_type.values() if isinstance(by_type, Mapping) else ())]
-        self._letters = None
         if any(getattr(policy, "dead_letters", False) for policy in policies):
-            self._letters = self._make_letters(options["max_dead_letters"])
-        self._set_policies(options["policy"], by_type, self._letters, self._announce_policy)
+            self._kept.letters = self._make_letters(options["max_dead_letters"])
+        self._set_policies(options["policy"], by_type, self._kept.letters, self._announce_policy)
 
     def _make_letters(self, max_size: int) -> DeadLetters:
         from llmgine.bus.resilience.dead_letters import DeadLetters
@@ -170,17 +166,19 @@ class Durability(EventPublication):
         stores = self._open_stores()
         store = MemoryDeadLetterStore() if stores is None else stores.dead_letters
         letters = DeadLetters(store, max_size=max_size, announce=self._announce_policy)
-        letters.since = self._letters_since
+        letters.since = self._kept.letters_since
         return letters
 
     async def _forget_letters(self) -> None:
         """See no more of the letters that there are: they stay in the database for others."""
-        if self._letters is not None and self._letters.size and self._stores is not None:
+        if self._kept.letters is not None and self._kept.letters.size and self._kept.stores is not None:
             with suppress(StoreError):
-                self._letters_since = await self._stores.dead_letters.position()
+                self._kept.letters_since = await self._kept.stores.dead_letters.position()
 
     def _announce_policy(self, event: Event, command: Command[Any] | None) -> None:
         """Publish what a policy has done; without a command, somebody has done it by hand."""
+        from llmgine.messages.events import CircuitBreakerChangedEvent  # which a bus without policies does not need
+
         if isinstance(event, CircuitBreakerChangedEvent):
             gauge = self._metrics.gauges["circuit_breaker_state"]
             gauge.set(_STATES.get(event.state, 1), {"name": event.name})
@@ -197,48 +195,49 @@ class Durability(EventPublication):
 
     def _open_stores(self) -> Stores | None:
         """Return where things are kept, or None. The database itself is opened when it is first needed."""
-        if self._stores is None and (self._database is not None or self._is_application):
-            if isinstance(self._database, str | None):
+        if self._kept.stores is None and (self._kept.database is not None or self._is_application):
+            if isinstance(self._kept.database, str | None):
                 from llmgine.database.stores import open_stores  # above this layer: loaded for those who need it
 
-                self._stores = open_stores(self._database)
+                self._kept.stores = open_stores(self._kept.database)
             else:
-                self._stores = self._database
-        return self._stores
+                self._kept.stores = self._kept.database
+        return self._kept.stores
 
     def _stores_in_use(self) -> Stores | None:
         """Return where things are kept, if anything may be there or is to be put there right away."""
-        if self._database is None:
+        if self._kept.database is None:
             named = os.environ.get("LLMGINE_DB_URL") or os.environ.get("LLMGINE_PERSIST_EVENTS") == "1"
-            if not (self._is_application and (named or Path(_DEFAULT_FILE).exists())):
-                return self._stores
+            there = os.path.exists(_DEFAULT_FILE)  # noqa: PTH110  # pathlib takes longer to load than the bus
+            if not (self._is_application and (named or there)):
+                return self._kept.stores
         return self._open_stores()
 
     def _open_scheduler(self) -> Scheduler:
-        if self._scheduler is None:
+        if self._kept.scheduler is None:
             from llmgine.bus.scheduling import Scheduler
 
             stores = self._open_stores()
-            self._scheduler = Scheduler(self._release, None if stores is None else stores.schedule)
+            self._kept.scheduler = Scheduler(self._release, None if stores is None else stores.schedule)
             if self._lanes is not None and self._loop is not None:
-                self._scheduler.start(self._loop)
-        return self._scheduler
+                self._kept.scheduler.start(self._loop)
+        return self._kept.scheduler
 
     def _begin_log(self) -> None:
         """Write down every event from now on, if that is wanted."""
         stores = self._stores_in_use()
-        if self._event_log is None and stores is not None and (log := stores.event_log) is not None:
-            self._event_log = log
-            self._gate.add_observer(self._event_log.append)
+        if self._kept.event_log is None and stores is not None and (log := stores.event_log) is not None:
+            self._kept.event_log = log
+            self._gate.add_observer(self._kept.event_log.append)
 
     async def _begin_schedule(self) -> None:
         """Release what is due from now on, also what was held by an earlier process."""
         stores = self._stores_in_use()
-        if stores is not None and self._letters is not None:
+        if stores is not None and self._kept.letters is not None:
             with suppress(StoreError):  # they are counted when the first is written
-                await self._letters.refresh()
-        if self._scheduler is not None and self._loop is not None:
-            self._scheduler.start(self._loop)
+                await self._kept.letters.refresh()
+        if self._kept.scheduler is not None and self._loop is not None:
+            self._kept.scheduler.start(self._loop)
             return
         if stores is None:
             return
@@ -250,8 +249,8 @@ class Durability(EventPublication):
             self._open_scheduler()
 
     def _pause_schedule(self) -> None:
-        if self._scheduler is not None:
-            self._scheduler.pause()
+        if self._kept.scheduler is not None:
+            self._kept.scheduler.pause()
 
     async def _end_durability(self) -> tuple[int, int]:
         """Write what is to be written, and close what is open.
@@ -260,31 +259,31 @@ class Durability(EventPublication):
             How many events are held for the next start, and how many were held in memory and are lost.
         """
         kept = lost = 0
-        if self._holding:
-            await asyncio.wait(self._holding)
-        if self._scheduler is not None:
-            report = await self._scheduler.stop()
+        if self._kept.holding:
+            await asyncio.wait(self._kept.holding)
+        if self._kept.scheduler is not None:
+            report = await self._kept.scheduler.stop()
             kept, lost = report.kept or 0, report.lost
-        if self._letters is not None and (unwritten := await self._letters.flush()):
+        if self._kept.letters is not None and (unwritten := await self._kept.letters.flush()):
             _log.error("%d dead letters could not be written, and end with this process", unwritten)
-        if self._event_log is not None:
-            self._gate.remove_observer(self._event_log.append)
-            self._event_log = None
+        if self._kept.event_log is not None:
+            self._gate.remove_observer(self._kept.event_log.append)
+            self._kept.event_log = None
         await self._close_stores()
         return kept, lost
 
     def _leave_durability(self) -> None:
         """Be as if nothing were held or opened: that is the parent process's."""
-        self._holding.clear()
-        if self._scheduler is not None:
-            self._scheduler.after_fork()
-        if self._event_log is not None:
-            self._gate.remove_observer(self._event_log.append)
-            self._event_log = None
+        self._kept.holding.clear()
+        if self._kept.scheduler is not None:
+            self._kept.scheduler.after_fork()
+        if self._kept.event_log is not None:
+            self._gate.remove_observer(self._kept.event_log.append)
+            self._kept.event_log = None
 
     async def _close_stores(self) -> None:
-        if self._stores is not None:
-            await self._stores.aclose()
+        if self._kept.stores is not None:
+            await self._kept.stores.aclose()
 
     async def _publish_later(self, held: Held) -> None:
         event: Any = held.event
@@ -301,8 +300,8 @@ class Durability(EventPublication):
 
     def _publish_later_soon(self, held: Held) -> None:
         task = asyncio.get_running_loop().create_task(self._publish_later(held))
-        self._holding.add(task)
-        task.add_done_callback(self._holding.discard)
+        self._kept.holding.add(task)
+        task.add_done_callback(self._kept.holding.discard)
 
     def _release(self, event: Event) -> asyncio.Future[Any] | None:
         """Deliver an event that was held. Return what is done when its handlers have finished, if they have not."""

@@ -18,7 +18,6 @@ from llmgine.bus.interfaces import CommandHandler
 from llmgine.bus.metrics import Counter, MetricsCollector
 from llmgine.bus.options import check_number
 from llmgine.bus.pending import PendingEvents
-from llmgine.bus.pipeline import call
 from llmgine.bus.registration import Registration
 from llmgine.bus.results import failed, raised
 from llmgine.bus.stream import EventStream
@@ -172,13 +171,17 @@ class CommandExecution(Registration):
             self._metrics.flush(self._durations)
 
     async def _call_command_handler(self, command: Any, handler: CommandHandler) -> CommandResult[Any]:
-        begun = perf_counter()
+        begun = perf_counter() if self._metrics.timing else 0.0
         succeeded = False
         try:
-            result = CommandResult.of(await call(command, handler), command)
+            outcome = handler(command)
+            if type(outcome) is CoroutineType or hasattr(type(outcome), "__await__"):
+                outcome = await outcome
+            result = CommandResult.of(outcome, command)
             succeeded = result.success
         finally:
-            self._measure(begun)
+            if begun:
+                self._measure(begun)
             if self._pending and not succeeded:
                 self._pending.take()
         return result

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Literal
 
 from llmgine.bus.clocks import utc_now
 from llmgine.bus.options import check_number
@@ -25,7 +25,7 @@ def plan(
     every: float | timedelta | None = None,
     cron: str | None = None,
     timezone: str | None = None,
-    misfire: Misfire = Misfire.ONCE,
+    misfire: Misfire | Literal["once", "all", "skip"] = Misfire.ONCE,
     clock: Callable[[], datetime] = utc_now,
 ) -> Held:
     """Return an event as it is held until its time.
@@ -43,7 +43,8 @@ def plan(
     Raises:
         ConfigurationError: these contradict each other or make no sense.
     """
-    _check_combination(at=at, after=after, every=every, cron=cron, timezone=timezone, misfire=misfire)
+    _check_combination(at=at, after=after, every=every, cron=cron, timezone=timezone)
+    missed = _misfire(misfire)
     now = clock()
     recurrence: Recurrence | None = None
     if cron is not None:
@@ -64,12 +65,10 @@ def plan(
             recurrence = Every(_seconds(every), due)
     if isinstance(event, ScheduledEvent):
         event.scheduled_time = due
-    return Held.of(event, due, recurrence, misfire)
+    return Held.of(event, due, recurrence, missed)
 
 
-def _check_combination(
-    *, at: object, after: object, every: object, cron: object, timezone: object, misfire: object
-) -> None:
+def _check_combination(*, at: object, after: object, every: object, cron: object, timezone: object) -> None:
     if at is None and after is None and every is None and cron is None:
         msg = "When? Give at= a datetime, after= or every= so many seconds, or cron= an expression."
         raise ConfigurationError(msg)
@@ -82,10 +81,15 @@ def _check_combination(
     if timezone is not None and cron is None:
         msg = "timezone= is that of cron=. For at=, give a datetime with a time zone."
         raise ConfigurationError(msg)
-    if not isinstance(misfire, Misfire):
-        expected = ", ".join(map(str, Misfire))
-        msg = f"misfire is one of {expected}; got {misfire!r}."
-        raise ConfigurationError(msg)
+
+
+def _misfire(given: object) -> Misfire:
+    try:
+        return Misfire(given)
+    except ValueError:
+        expected = ", ".join(repr(each.value) for each in Misfire)
+        msg = f"misfire is one of {expected}; got {given!r}."
+        raise ConfigurationError(msg) from None
 
 
 def _seconds(duration: Any) -> Any:

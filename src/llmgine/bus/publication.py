@@ -8,7 +8,7 @@ from abc import abstractmethod
 from collections import deque
 from datetime import UTC, datetime
 from threading import get_ident
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import TYPE_CHECKING, Any, cast
 
 from llmgine.bus.causality import current, stamp
 from llmgine.bus.execution import CommandExecution
@@ -18,16 +18,17 @@ from llmgine.bus.interfaces import EventHandler
 from llmgine.bus.lanes import Lanes
 from llmgine.bus.metrics import Counter
 from llmgine.bus.options import check_number
-from llmgine.bus.stores import EventLog, Held
 from llmgine.errors import BusNotRunningError, QueueFullError
 from llmgine.messages import Command, Event
 from llmgine.messages.events import EventHandlerFailedEvent
 from llmgine.messages.ids import BUS
 from llmgine.messages.message import origin_of
-from llmgine.messages.scheduled_events import ScheduledEvent, due
 
 if TYPE_CHECKING:
     from llmgine.bus.backpressure import QueueBound
+    from llmgine.bus.kept import Kept
+    from llmgine.bus.stores import Held
+    from llmgine.messages.scheduled_events import ScheduledEvent
 
 __all__ = ["EventPublication"]
 
@@ -45,7 +46,7 @@ class EventPublication(CommandExecution):
     _failures: Failures
     _published: Counter
     _handlers_failed: Counter
-    _event_log: EventLog | None = None
+    _kept: Kept
     _bound: QueueBound | None = None  # of the events that wait, where it was given one
 
     # The path of every event, written out: a call costs a tenth of it. `await_processing` is published as it is.
@@ -67,10 +68,10 @@ class EventPublication(CommandExecution):
         """
         if type(event) not in self._registry.known_events:
             self._registry.check_event(event)
-            if isinstance(event, ScheduledEvent):
+            if event._has_time:
                 await_processing = False
-                if _waits_for_its_time(event):
-                    await self._publish_later(Held.of(event, due(event)))
+                if (held := _held(event)) is not None:
+                    await self._publish_later(held)
                     return
         chain = current.get()
         if chain is not None:
@@ -85,8 +86,9 @@ class EventPublication(CommandExecution):
         self._published.unlocked += 1
         session = event.session_id or BUS
         if not self._gate.open:
-            if self._event_log is not None and self._event_log.is_full:
-                await self._event_log.wait_for_room()
+            log = self._kept.event_log
+            if log is not None and log.is_full:
+                await log.wait_for_room()
                 if self._lanes is not lanes:
                     self._keep(event)
                     return
@@ -168,8 +170,8 @@ class EventPublication(CommandExecution):
         try:
             while left and wait and (lanes := self._lanes) is not None:
                 event = left.popleft()
-                if _waits_for_its_time(event):
-                    await self._publish_later(Held.of(event, due(event)))
+                if (held := _held(event)) is not None:
+                    await self._publish_later(held)
                     continue
                 self._published.unlocked += 1
                 session = event.session_id or BUS
@@ -188,8 +190,8 @@ class EventPublication(CommandExecution):
         if self._lanes is None and self._buffer is None:
             _log.warning("The bus was stopped before the handler had ended that left %s", type(event).__name__)
             return
-        if _waits_for_its_time(event):
-            self._publish_later_soon(Held.of(event, due(event)))
+        if (held := _held(event)) is not None:
+            self._publish_later_soon(held)
             return
         self._published.unlocked += 1
         if not self._offer(event):
@@ -271,5 +273,12 @@ def _note_cause(event: Event, cause: Command[Any] | Event) -> None:
     event._identity = origin_of(event)[0], correlation or own, own, event.traceparent or traceparent
 
 
-def _waits_for_its_time(event: Event) -> TypeGuard[ScheduledEvent]:
-    return isinstance(event, ScheduledEvent) and due(event) > datetime.now(UTC)
+def _held(event: Event) -> Held | None:
+    """Return an event whose time has not come, as it is held until then; None for others."""
+    if not event._has_time:
+        return None
+    from llmgine.bus import stores  # what a bus without such events does not need
+    from llmgine.messages.scheduled_events import due
+
+    moment = due(cast("ScheduledEvent", event))
+    return stores.Held.of(event, moment) if moment > datetime.now(UTC) else None

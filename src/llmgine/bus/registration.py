@@ -6,13 +6,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints, overload
 
-from llmgine.bus.approvals import approving
 from llmgine.bus.interfaces import CommandHandler, EventHandler, HandlerMiddleware, HandlerPriority
 from llmgine.bus.pipeline import call, compose
 from llmgine.bus.registry import EventKey, HandlerRegistry
 from llmgine.errors import ConfigurationError
 from llmgine.messages import Command, CommandResult, Event, SessionID
-from llmgine.messages.approvals import ApprovalCommand
 from llmgine.messages.ids import BUS
 
 if TYPE_CHECKING:
@@ -47,7 +45,8 @@ class Registration(ABC):
         letters: DeadLetters | None,
         announce: Callable[[Event, Command[Any] | None], None],
     ) -> None:
-        self._policies = self._statistics = None
+        self.__dict__.pop("_policies", None)  # where there are none, there is no attribute: see `Kept`
+        self.__dict__.pop("_statistics", None)
         if default is not None or by_type:
             from llmgine.bus.resilience.policy import Policies  # which a bus without policies does not need
             from llmgine.bus.resilience.statistics import ErrorStatistics
@@ -155,8 +154,10 @@ class Registration(ABC):
         self._registry.recompose()
 
     def _wrap_command(self, handler: CommandHandler, command_type: type) -> CommandHandler:
-        asks = issubclass(command_type, ApprovalCommand)
+        asks: bool = getattr(command_type, "_asks", False)
         if asks:
+            from llmgine.bus.approvals import approving  # which a bus without such commands does not need
+
             handler = approving(handler, self._announce)
         if not self._layered:
             return handler

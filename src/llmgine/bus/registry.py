@@ -19,7 +19,6 @@ from llmgine.errors import HandlerAlreadyRegisteredError
 from llmgine.messages import Command, Event, SessionID
 from llmgine.messages.events import CommandErrorEvent, CommandResultEvent, CommandStartedEvent
 from llmgine.messages.ids import BUS
-from llmgine.messages.scheduled_events import ScheduledEvent
 
 __all__ = ["EventHandlerEntry", "EventKey", "EventPlan", "HandlerRegistry"]
 
@@ -304,7 +303,7 @@ class HandlerRegistry:
 
     @staticmethod
     def _remember(kind: type, known: set[type]) -> None:
-        if not issubclass(kind, ScheduledEvent):
+        if not getattr(kind, "_has_time", False):
             known.add(kind)
 
     def _count(self, event_type: EventKey, change: int) -> None:

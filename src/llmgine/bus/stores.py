@@ -10,12 +10,13 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from llmgine.messages import Command, Event, SessionID
 from llmgine.messages.ids import BUS
 
 __all__ = [
+    "Added",
     "Claim",
     "DeadLetterEntry",
     "DeadLetterStore",
@@ -153,18 +154,24 @@ class DeadLetterEntry:
     "exception_type" and "traceback"."""
 
 
+class Added(NamedTuple):
+    """What came of adding a dead letter."""
+
+    is_new: bool
+    """Whether there was none with this command id."""
+    gone: list[str]
+    """The ids of those that gave way."""
+
+
 class DeadLetterStore(Protocol):
     """Keeps commands that have failed for good, by their ids. What cannot be reached raises `StoreError`."""
 
-    async def add(self, entry: DeadLetterEntry, limit: int | None = None) -> list[str]:
+    async def add(self, entry: DeadLetterEntry, limit: int | None = None) -> Added:
         """Keep an entry, in the place of one with the same command id; it is on disk when this returns.
 
         Args:
             entry: with a command.
             limit: how many may be kept; the oldest give way.
-
-        Returns:
-            The ids of those that gave way.
         """
         ...
 

@@ -93,7 +93,7 @@ async def _retry(
             "MessageBus(policy=Policy(dead_letters=True)), or a ResilientMessageBus()."
         )
         raise ConfigurationError(msg)
-    if bus._is_application and bus._database is None:
+    if bus._is_application and bus._kept.database is None:
         check_there()
     try:
         retried.letters = choice.of([Letter.of_entry(entry) for entry in await letters.entries()])

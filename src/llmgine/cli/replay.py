@@ -118,7 +118,7 @@ class _Replay:
                     "MessageBus(database=…)."
                 )
                 raise ConfigurationError(msg)
-            if bus._database is None:
+            if bus._kept.database is None:
                 check_there()
             handlers = _handlers(self._options, bus._registry)
             session = None if self._options.session is None else SessionID(self._options.session)

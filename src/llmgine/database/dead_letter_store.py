@@ -11,7 +11,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, Select, delete, func, or_, select, update
 
-from llmgine.bus.stores import DeadLetterEntry
+from llmgine.bus.stores import Added, DeadLetterEntry
 from llmgine.database.access import Access
 from llmgine.database.tables import clean, microseconds, moment, stored_columns, stored_message
 from llmgine.errors import CodecError
@@ -58,14 +58,17 @@ class DatabaseDeadLetterStore:
         again = {name: added.excluded[name] for name in columns if name not in {"position", "command_id"}}
         self._add = added.on_conflict_do_update(index_elements=["command_id"], set_=again)
 
-    async def add(self, entry: DeadLetterEntry, limit: int | None = None) -> list[str]:
-        """Keep an entry, in the place of one with the same command id. Return the ids of those that gave way."""
+    async def add(self, entry: DeadLetterEntry, limit: int | None = None) -> Added:
+        """Keep an entry, in the place of one with the same command id."""
         row, table = _row(entry), self._table
+        known = select(table.c.position).where(table.c.command_id == row["command_id"])
 
-        def work(connection: Connection) -> list[str]:
+        def work(connection: Connection) -> Added:
+            is_new = connection.scalar(known) is None
             connection.execute(self._add, row)
-            if limit is None:
-                return []
+            return Added(is_new, [] if limit is None else evict(connection, limit))
+
+        def evict(connection: Connection, limit: int) -> list[str]:
             excess = (connection.scalar(select(func.count(table.c.command_id))) or 0) - limit
             if excess <= 0:
                 return []

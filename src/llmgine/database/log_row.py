@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from llmgine.database.tables import clean, microseconds, stored_columns
 from llmgine.messages import Event
@@ -14,8 +13,7 @@ from llmgine.messages.ids import BUS, new_id
 __all__ = ["TakenEvent", "log_row", "take"]
 
 
-@dataclass(frozen=True, slots=True)
-class TakenEvent:
+class TakenEvent(NamedTuple):
     """An event as it was when it was published, whatever its handlers have made of it since."""
 
     stored: StoredMessage

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import Enum
-from typing import Any
+from typing import Any, ClassVar
 
 from llmgine.messages.commands import Command, CommandResult
 from llmgine.messages.events import Event
@@ -48,6 +48,8 @@ class ApprovalCommand(Command[Any]):
 
     The handler returns an `ApprovalResult`, or True or False. What it raises denies.
     """
+
+    _asks: ClassVar[bool] = True
 
     approver: str | None = None
     """Who is to decide."""

@@ -20,6 +20,9 @@ __all__ = ["StoredMessage", "decode", "encode", "renamed", "type_name", "upcaste
 _LOSSY = "$lossy"
 
 
+_JSON = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
+
+
 @dataclass(frozen=True, slots=True)
 class StoredMessage:
     """A message as it is kept."""
@@ -45,7 +48,7 @@ class StoredMessage:
     @property
     def payload(self) -> str:
         """The data as JSON text: compact, with no character that UTF-8 or a database would not take."""
-        return json.dumps(self.data, ensure_ascii=False, separators=(",", ":"))
+        return _JSON.encode(self.data)
 
     @classmethod
     def from_payload(cls, type_name: str, version: int, payload: str) -> Self:

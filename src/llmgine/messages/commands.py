@@ -28,6 +28,8 @@ class Command(Message, Generic[R]):
     """Whether a text in its result is what people or models say, which logs leave out unless told otherwise."""
 
     _id_field: ClassVar[str] = "command_id"
+    _asks: ClassVar[bool] = False
+    """Whether it asks for approval."""
 
 
 @dataclass

@@ -66,6 +66,8 @@ class Event(Message):
     event_id: str = field(default_factory=cast("Callable[[], str]", next_number))
 
     _id_field: ClassVar[str] = "event_id"
+    _has_time: ClassVar[bool] = False
+    """Whether it may have to wait until it is due."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

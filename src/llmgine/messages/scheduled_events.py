@@ -26,6 +26,7 @@ class ScheduledEvent(Event):
     scheduled_time: datetime = field(default_factory=_now)
     """Naive for local time."""
 
+    _has_time: ClassVar[bool] = True
     # Also where a subclass has an `__init__` of its own that does not call this one.
     _left_out: ClassVar = {**Message._left_out, "scheduled_time": _now}
 

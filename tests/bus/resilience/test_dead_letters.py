@@ -29,7 +29,7 @@ from llmgine.bus.resilience import (
     RetryConfig,
     Rule,
 )
-from llmgine.bus.stores import DeadLetterEntry, DeadLetterStore
+from llmgine.bus.stores import Added, DeadLetterEntry, DeadLetterStore
 from llmgine.errors import BusError, CodecError, ConfigurationError, StoreError, ToolValidationError
 from llmgine.messages import Command, CommandResult, Event, SessionID
 from llmgine.messages.events import DeadLetterCommandEvent
@@ -70,7 +70,7 @@ class Store(MemoryDeadLetterStore):
         if self.away:
             raise StoreError("The database is away.")
 
-    async def add(self, entry: DeadLetterEntry, limit: int | None = None) -> list[str]:
+    async def add(self, entry: DeadLetterEntry, limit: int | None = None) -> Added:
         self.check()
         if self.gate is not None:
             await self.gate.wait()

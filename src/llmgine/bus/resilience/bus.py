@@ -55,7 +55,7 @@ class ResilientMessageBus(MessageBus):
     @property
     def dead_letter_queue_size(self) -> int:
         """How many dead letters are kept."""
-        return self._letters.size if self._letters is not None else 0
+        return self._kept.letters.size if self._kept.letters is not None else 0
 
     async def get_dead_letter_entries(self, limit: int | None = None) -> list[DeadLetterEntry]:
         """Return dead letters, the oldest first.
@@ -63,7 +63,7 @@ class ResilientMessageBus(MessageBus):
         Raises:
             StoreError: the database cannot be read.
         """
-        return await self._letters.entries(limit) if self._letters is not None else []
+        return await self._kept.letters.entries(limit) if self._kept.letters is not None else []
 
     async def retry_dead_letter_entry(self, command_id: str) -> CommandResult[Any] | None:
         """Execute the command of a dead letter again, and forget the letter if it succeeds.
@@ -74,7 +74,7 @@ class ResilientMessageBus(MessageBus):
         Raises:
             StoreError: the database cannot be read.
         """
-        return await self._letters.retry(command_id, self.execute) if self._letters is not None else None
+        return await self._kept.letters.retry(command_id, self.execute) if self._kept.letters is not None else None
 
     @property
     def is_retrying_commands(self) -> bool:

@@ -29,6 +29,7 @@ class LetterWriting:
         self._max_size = max_size
         self._rejects = rejects
         self._stored = 0
+        self._counted = False
         self._unwritten: dict[str, DeadLetterEntry] = {}
         self._away = False
         self._writing: tuple[asyncio.AbstractEventLoop, asyncio.Lock] | None = None
@@ -57,6 +58,7 @@ class LetterWriting:
             StoreError: it cannot be reached.
         """
         self._stored = await self._store.count(since=self.since)
+        self._counted = True
         return self.size
 
     async def _write_to_the_end(
@@ -101,7 +103,7 @@ class LetterWriting:
         self._away = False
 
     async def _add(self, entry: DeadLetterEntry, *, limited: bool) -> None:
-        gone = await self._store.add(entry, self._max_size if limited and not self._rejects else None)
+        is_new, gone = await self._store.add(entry, self._max_size if limited and not self._rejects else None)
         self._unwritten.pop(id_of(entry), None)
         if self._away:
             self._away = False
@@ -109,7 +111,10 @@ class LetterWriting:
         if gone:
             self.dropped += len(gone)
             _log.warning("Dead letters were dropped, because there are %d: %s", self._max_size, ", ".join(gone))
-        await self._recount()
+        if self._counted and not self.since:
+            self._stored += is_new - len(gone)  # without a second turn of the store
+        else:
+            await self._recount()
 
     async def _recount(self) -> None:
         with suppress(StoreError):  # what was to be done has been done

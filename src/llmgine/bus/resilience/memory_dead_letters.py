@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from itertools import islice
 
-from llmgine.bus.stores import DeadLetterEntry
+from llmgine.bus.stores import Added, DeadLetterEntry
 from llmgine.errors import StoreError
 
 __all__ = ["MemoryDeadLetterStore"]
@@ -21,8 +21,8 @@ class MemoryDeadLetterStore:
         self._position = 0
         self._leased: set[str] = set()
 
-    async def add(self, entry: DeadLetterEntry, limit: int | None = None) -> list[str]:
-        """Keep an entry, in the place of one with the same command id. Return the ids of those that gave way."""
+    async def add(self, entry: DeadLetterEntry, limit: int | None = None) -> Added:
+        """Keep an entry, in the place of one with the same command id."""
         if entry.command is None:
             msg = "A dead letter needs its command; this one has none."
             raise StoreError(msg)
@@ -34,7 +34,7 @@ class MemoryDeadLetterStore:
         too_many = 0 if limit is None else max(0, len(self._entries) - limit)
         gone = list(islice(self._entries, too_many))
         await self.remove(gone)
-        return gone
+        return Added(kept is None, gone)
 
     async def list(
         self, limit: int | None = None, *, command_type: str | None = None, since: int = 0
