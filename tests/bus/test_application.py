@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import subprocess
 import sys
@@ -183,3 +184,15 @@ async def test_reset_leaves_a_bus_as_it_was_made(tmp_path: Path) -> None:
     await bus.stop()
     assert len(heard) == 1
     assert len((tmp_path / "app.jsonl").read_text().splitlines()) == 2
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 13), reason="from 3.13 on, attributes are kept in another way")
+async def test_the_attributes_of_a_bus_are_few_enough_to_be_looked_up_fast() -> None:
+    bus = MessageBus.isolated()
+    await bus.start()
+    bus.register_command_handler(Command, lambda command: None)
+    await bus.execute(Command())
+    dictionaries = [each for each in gc.get_referents(bus) if isinstance(each, dict) and "_gate" in each]
+    await bus.stop()
+
+    assert dictionaries == []

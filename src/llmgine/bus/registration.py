@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints, overload
 
 from llmgine.bus.interfaces import CommandHandler, EventHandler, HandlerMiddleware, HandlerPriority
@@ -45,8 +46,8 @@ class Registration(ABC):
         letters: DeadLetters | None,
         announce: Callable[[Event, Command[Any] | None], None],
     ) -> None:
-        self.__dict__.pop("_policies", None)  # where there are none, there is no attribute: see `Kept`
-        self.__dict__.pop("_statistics", None)
+        with suppress(AttributeError):  # where there are none, there is no attribute: see `Kept`
+            del self._policies, self._statistics
         if default is not None or by_type:
             from llmgine.bus.resilience.policy import Policies  # which a bus without policies does not need
             from llmgine.bus.resilience.statistics import ErrorStatistics
