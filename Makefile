@@ -7,7 +7,9 @@ BIN := $(VENV)/bin
 # Asks nothing of pip but wheels whose hashes are written down.
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input
 .DEFAULT_GOAL := help
-.PHONY: help chat test test-pythons check format lint types layers lock bench clean
+# What a development environment has: requirements/$(LOCKED).txt
+LOCKED ?= dev
+.PHONY: help chat test test-pythons test-providers check format lint types layers lock bench clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -24,6 +26,9 @@ test-pythons: ## Run all tests on every supported Python that is here
 		p=$$(command -v "python$$v") && "$$p" --version >/dev/null 2>&1 || p=$$(ls "$$HOME"/.pyenv/versions/$$v.*/bin/python 2>/dev/null | tail -n 1); \
 		if [ -n "$$p" ]; then echo "== Python $$v"; $(MAKE) --no-print-directory test PYTHON="$$p" VENV=".venv-$$v" || exit 1; \
 		else echo "== Python $$v is not installed: skipped"; fi; done
+
+test-providers: ## Run the tests of the providers with all of their libraries
+	@$(MAKE) --no-print-directory test VENV=.venv-providers LOCKED=providers ARGS="tests/llm/providers $(ARGS)"
 
 check: format lint types layers $(VENV)/.tested ## Everything a change must pass (tests that did, on these files, are not run again)
 	@echo "All checks have passed; the tests, on $$(date -r $(VENV)/.tested '+%Y-%m-%d at %H:%M')."
@@ -47,6 +52,7 @@ bench: $(VENV)/.dev ## Measure beside the peers, which get an environment of the
 lock: $(VENV)/.dev ## Pin the newest versions that fit
 	$(call compile,chat,--group build)
 	$(call compile,dev,--extra otel --extra postgres --extra prometheus --group dev)
+	$(call compile,providers,--extra litellm --extra any-llm --group dev)
 
 clean: ## Remove the environments and the caches
 	rm -rf .venv .venv-* .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
@@ -72,7 +78,7 @@ $(VENV)/.tested: $(VENV)/.dev $(TESTED)
 	$(BIN)/pytest
 	@touch $@
 
-$(VENV)/.dev: $(BIN)/python requirements/dev.txt pyproject.toml
-	$(INSTALL) --only-binary :all: --require-hashes -r requirements/dev.txt
+$(VENV)/.dev: $(BIN)/python requirements/$(LOCKED).txt pyproject.toml
+	$(INSTALL) --only-binary :all: --require-hashes -r requirements/$(LOCKED).txt
 	$(INSTALL) --no-build-isolation --no-deps --editable .
 	@touch $@ $(VENV)/.chat

@@ -20,8 +20,11 @@ LLMgineError
 │  ├─ ResourceNotFoundError (LookupError)
 │  └─ ResourceConflictError (ValueError)
 ├─ StoreError
+├─ ApprovalError .approval_id
 ├─ EngineBusyError (RuntimeError)
 ├─ TurnLimitError .limit
+├─ OutputFormError (ValueError) .text
+├─ BudgetExceededError .budget .kind .limit .used .reserved .action
 ├─ ToolError
 │  ├─ ToolRegistrationError (ValueError)
 │  ├─ ToolValidationError (ValueError)
@@ -35,6 +38,13 @@ LLMgineError
    ├─ IncompleteResponseError .partial
    └─ ModelFileError (OSError)
 """
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from decimal import Decimal
 
 
 class LLMgineError(Exception):
@@ -155,6 +165,14 @@ class StoreError(LLMgineError):
     """A database could not be read or written."""
 
 
+class ApprovalError(LLMgineError):
+    """A request for approval cannot be decided or used as asked. Nothing may be done on the strength of it."""
+
+    def __init__(self, message: str, *, approval_id: str) -> None:
+        super().__init__(message)
+        self.approval_id = approval_id
+
+
 class EngineBusyError(LLMgineError, RuntimeError):
     """The engine is answering another prompt of the same conversation."""
 
@@ -165,6 +183,42 @@ class TurnLimitError(LLMgineError):
     def __init__(self, message: str, *, limit: int) -> None:
         super().__init__(message)
         self.limit = limit
+
+
+class BudgetExceededError(LLMgineError):
+    """A budget has no room for what is to be spent."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        budget: str,
+        kind: str,
+        limit: Decimal | float,
+        used: Decimal | float,
+        reserved: Decimal | float = 0,
+    ) -> None:
+        super().__init__(message)
+        self.budget = budget
+        """Its name."""
+        self.kind = kind
+        """Which of its limits: "requests", "tool_calls", "input_tokens", "output_tokens", "total_tokens", "cost" or
+        "seconds"."""
+        self.limit = limit
+        self.used = used
+        self.reserved = reserved
+        """By what is under way."""
+        self.action: Literal["fail", "finish"] = "fail"
+        """What is to be done: give up, or answer with what there is."""
+
+
+class OutputFormError(LLMgineError, ValueError):
+    """A model gave no answer of the form that was asked for."""
+
+    def __init__(self, message: str, *, text: str) -> None:
+        super().__init__(message)
+        self.text = text
+        """Its last answer."""
 
 
 class ToolError(LLMgineError):

@@ -10,7 +10,11 @@ and for replies with text or tool calls any of
     "habit": "no index" | "bare" | "one index" | "whole" | "repeats" | "says stop"    how tool calls are streamed
     "usage": false · "cut_off": true · "garbage": true · "hold": true (stop before the end, and keep the line open)
     "cut_off_late": true (after the finish reason)
-or  {"page": "<html>…"}                                         something else than chat completions
+    "usage": {…} instead of the usual one · "stall": true (before the end, signs of life but no more chunks)
+or  {"page": "<html>…", "status": 200}                          something else than chat completions
+or  {"raw": ["{\"choices\": []}", "[DONE]"]}                    the data of each event, as it is
+or  {"silent": true}                                            no answer at all
+or  {"drip": true}                                              an answer that never gets past its headers
 """
 
 from __future__ import annotations
@@ -85,11 +89,25 @@ class OpenAIServer:
         self.keys.append(headers.get("authorization", ""))
         self.requests.append(json.loads(body))
         reply = self._next()
+        if reply.get("silent"):
+            return await self._hold(reader)
+        if reply.get("drip"):
+            writer.write(b"HTTP/1.1 200 OK\r\n")
+            while True:  # until the client has hung up
+                writer.write(b"x: y\r\n")
+                await writer.drain()
+                await asyncio.sleep(0.02)
         if "page" in reply:
-            return self._whole(writer, 200, reply["page"], {"content-type": "text/html"})
+            return self._whole(writer, reply.get("status", 200), reply["page"], {"content-type": "text/html"})
         if "status" in reply:
             return self._whole(writer, reply["status"], {"error": reply["error"]}, reply.get("headers"))
         return await self._stream(reader, writer, reply)
+
+    async def _hold(self, reader: asyncio.StreamReader) -> bool:
+        self.held.set()
+        await reader.read()
+        self.hung_up.set()
+        return False
 
     def _next(self) -> dict[str, Any]:
         if not self.replies:
@@ -98,7 +116,7 @@ class OpenAIServer:
 
     @staticmethod
     def _whole(writer: asyncio.StreamWriter, status: int, content: Any, headers: dict[str, str] | None = None) -> bool:
-        body = json.dumps(content).encode()
+        body = (content if isinstance(content, str) else json.dumps(content)).encode()
         head = {"content-type": "application/json", "content-length": str(len(body)), **(headers or {})}
         lines = "".join(f"{name}: {value}\r\n" for name, value in head.items())
         writer.write(f"HTTP/1.1 {status} Status\r\n{lines}\r\n".encode() + body)
@@ -106,14 +124,20 @@ class OpenAIServer:
 
     async def _stream(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, reply: dict[str, Any]) -> bool:
         writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n")
+        if "raw" in reply:
+            for data in reply["raw"]:
+                _send(writer, f"data: {data}\n\n".encode())
+            writer.write(b"0\r\n\r\n")
+            return True
         for delta in deltas(reply):
             _event(writer, {"choices": [{"index": 0, "delta": delta, "finish_reason": None}]})
             await writer.drain()
         if reply.get("hold"):
-            self.held.set()
-            await reader.read()
-            self.hung_up.set()
-            return False
+            return await self._hold(reader)
+        while reply.get("stall"):
+            _send(writer, b": ping\n\n")
+            await writer.drain()  # which ends it when the client has hung up
+            await asyncio.sleep(0.02)
         if reply.get("cut_off"):
             return False
         if reply.get("garbage"):
@@ -125,7 +149,8 @@ class OpenAIServer:
             await writer.drain()
             return False
         if reply.get("usage", True):
-            usage = {"prompt_tokens": 11, "completion_tokens": 5, "total_tokens": 16}
+            counted = {"prompt_tokens": 11, "completion_tokens": 5, "total_tokens": 16}
+            usage = reply["usage"] if isinstance(reply.get("usage"), dict) else counted
             _event(writer, {"choices": [], "usage": usage})
         _send(writer, b"data: [DONE]\n\n")
         writer.write(b"0\r\n\r\n")

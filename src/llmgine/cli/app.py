@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from llmgine import __version__
+from llmgine.cli.approvals_app import approvals
 from llmgine.cli.dlq_app import dlq
 from llmgine.cli.failure import ExitCode, debugging, explain
 from llmgine.cli.options import Correlation, EventTypes, JsonLines, Last, Session, Since, Until
@@ -127,6 +128,83 @@ def chat(
         log_dir=log_dir,
     )
     return partial(run_chat, options)
+
+
+@app.command()
+def record(
+    file: Annotated[
+        str,
+        typer.Argument(
+            metavar="FILE",
+            help="Where to, as JSON lines that only you can read. A recording that is there is replaced.",
+            show_default=False,
+        ),
+    ],
+    question: Annotated[str, typer.Argument(metavar="QUESTION", help="What to ask.", show_default=False)],
+    *,
+    model: Annotated[
+        str | None,
+        typer.Option("--model", "-m", metavar="PROVIDER:NAME", help="Who answers, as for llmgine chat."),
+    ] = None,
+    tools: Annotated[
+        list[str] | None,
+        typer.Option(metavar="MODULE[:FUNCTION]", help="Let the model use these too, as for llmgine chat."),
+    ] = None,
+    no_tools: Annotated[
+        bool, typer.Option("--no-tools", help="Let the model use no tools, not even the built-in ones.")
+    ] = False,
+    system: Annotated[str | None, typer.Option(metavar="TEXT", help="What the model is told first.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print each event as a line of JSON.")] = False,
+) -> Callable[[], int]:
+    """Answer a question as llmgine chat does, and record it for llmgine replay-run.
+
+    The recording holds the whole conversation: what was asked, every piece of the replies, what tools returned. It
+    holds no keys; what looks like a secret is taken out of everything but what the model itself says.
+
+    Example: llmgine record weather.jsonl "Is it cold in Oslo?" --tools weather.py
+    """
+    from llmgine.cli.record import RecordOptions, run_record
+
+    options = RecordOptions(
+        file=file,
+        question=question,
+        model=model,
+        tools=tuple(tools or ()),
+        no_tools=no_tools,
+        system=system,
+        json=json,
+    )
+    return partial(run_record, options)
+
+
+@app.command("replay-run")
+def replay_run(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="What llmgine record made.", show_default=False)],
+    *,
+    tools: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="MODULE[:FUNCTION]", help="The tools that it was recorded with; they are offered, and not run."
+        ),
+    ] = None,
+    json: Annotated[
+        bool,
+        typer.Option(
+            "--json",
+            help="Print one JSON object: file, model, prompt, requests, answer, error, difference (null, or where, "
+            "recorded, now, text).",
+        ),
+    ] = False,
+) -> Callable[[], int]:
+    """Run a recorded prompt again without the network, and show the first difference; exit with 1 if there is one.
+
+    The engine is today's; the model and the tools say what they said when it was recorded.
+
+    Example: llmgine replay-run weather.jsonl --tools weather.py
+    """
+    from llmgine.cli.replay_run import run_replay_run
+
+    return partial(run_replay_run, file, tuple(tools or ()), as_json=json)
 
 
 @app.command()
@@ -312,6 +390,7 @@ def breakers(
     return partial(run_breakers, path, as_json=json)
 
 
+app.add_typer(approvals, name="approvals")
 app.add_typer(dlq, name="dlq")
 app.add_typer(schedule, name="schedule")
 app.add_typer(events, name="events")

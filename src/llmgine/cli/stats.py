@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -19,6 +18,7 @@ from llmgine.cli.log_text import clock, duration, one_line, size
 from llmgine.cli.logs import log_files, report
 from llmgine.cli.progress import Progress
 from llmgine.errors import ConfigurationError
+from llmgine.llm.prices import PriceTable
 from llmgine.observability.log_files import LogFile
 from llmgine.observability.log_filter import LogFilter, instant_of, parse_time
 from llmgine.observability.log_reader import LogReader
@@ -77,30 +77,12 @@ def run_stats(options: StatsOptions) -> int:
 
 
 def read_prices(path: Path) -> dict[str, Price]:
-    """Read what models cost: TOML, a table for each with the prices of a million tokens, `input` and `output`.
+    """Read what models cost; see `PriceTable.parse`.
 
     Raises:
         ConfigurationError: there is no such file, or it is something else.
     """
-    try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
-        return {
-            name: Price(*(_amount(name, table, which) for which in ("input", "output")))
-            for name, table in tables.items()
-        }
-    except (OSError, ValueError) as error:
-        msg = (
-            f'--prices {path}: {error}. Expected tables such as ["provider:model"] with input = 2.5 and output = 10.0.'
-        )
-        raise ConfigurationError(msg) from error
-
-
-def _amount(name: str, table: object, which: str) -> float:
-    amount = table.get(which) if isinstance(table, dict) else None
-    if not isinstance(amount, int | float) or isinstance(amount, bool) or not 0 <= amount < float("inf"):
-        msg = f"{name!r} has no {which} price"
-        raise ValueError(msg)
-    return float(amount)
+    return {name: Price(float(price.input), float(price.output)) for name, price in PriceTable.read(path).items()}
 
 
 class _Page:

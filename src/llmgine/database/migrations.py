@@ -114,9 +114,37 @@ def _dead_letters(tables: Tables, names: _Names) -> Sequence[str]:
     ]
 
 
+def _approvals(tables: Tables, names: _Names) -> Sequence[str]:
+    approvals = names.table(tables.approvals)
+    return [
+        f"""CREATE TABLE {approvals} (
+            position {names.position},
+            id TEXT NOT NULL UNIQUE,
+            digest TEXT NOT NULL,
+            call_key TEXT NOT NULL,
+            session_id TEXT NOT NULL,
+            run_id TEXT NOT NULL,
+            tool TEXT NOT NULL,
+            arguments TEXT NOT NULL,
+            approver TEXT,
+            note TEXT NOT NULL,
+            requested_at BIGINT NOT NULL,
+            expires_at BIGINT,
+            state TEXT NOT NULL,
+            decided_at BIGINT,
+            decided_by TEXT NOT NULL,
+            reason TEXT NOT NULL,
+            used_at BIGINT
+        )""",
+        f"CREATE INDEX {names.index(tables.approvals, 'state')} ON {approvals} (state, position)",
+        f"CREATE INDEX {names.index(tables.approvals, 'call')} ON {approvals} (call_key, position)",
+    ]
+
+
 STEPS: Sequence[Step] = [
     Step(lambda tables: [tables.scheduled_events, tables.event_log], _schedule_and_log),
     Step(lambda tables: [tables.dead_letters], _dead_letters),
+    Step(lambda tables: [tables.approvals], _approvals),
 ]
 
 

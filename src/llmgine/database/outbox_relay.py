@@ -127,6 +127,7 @@ class Relay:
                 partial(OutboxTable.lease, rows=list(self._under_way), until=self._later(self._lease))
             )
         asks = self._look and not self._stopping
+        now = self._later(0)
         while self._look and not self._stopping and len(self._under_way) < _MOST:
             self._look = False
             claim = new_id()
@@ -139,7 +140,8 @@ class Relay:
             await asyncio.sleep(0)
             await self._settle()
         if asks:
-            self._next = await self._engine.run(partial(OutboxTable.next_time, now=self._later(0)))
+            # As of the last claim: a lease that has ended since is to be noticed, too.
+            self._next = await self._engine.run(partial(OutboxTable.next_time, now=now))
 
     async def _settle(self) -> None:
         while self._done:

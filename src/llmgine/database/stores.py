@@ -12,6 +12,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from llmgine.bus.clocks import utc_now
 from llmgine.database.access import Access
+from llmgine.database.approval_store import DatabaseApprovalStore
 from llmgine.database.dead_letter_store import DatabaseDeadLetterStore
 from llmgine.database.engine import masked, open_existing, reason, transaction
 from llmgine.database.event_log import DatabaseEventLog
@@ -55,6 +56,8 @@ class Database:
         self.access = Access(url or settings.url, schema or settings.schema, clock=clock)
         self._schedule = DatabaseScheduleStore(self.access, lease=lease)
         self._dead_letters = DatabaseDeadLetterStore(self.access)
+        self.approvals = DatabaseApprovalStore(self.access)
+        """Requests for approval of tool calls."""
         self._event_log: DatabaseEventLog | None = None
         self.event_records = EventRecords(self.access)
         """What the log of events holds, also where nothing is written to it now."""

@@ -92,6 +92,27 @@ class Tables:
             Column("owner", String),
         )
 
+        self.approvals = self._table(
+            "approvals",
+            Column("position", _POSITION, primary_key=True),
+            Column("id", String),
+            Column("digest", String),
+            Column("call_key", String),
+            Column("session_id", String),
+            Column("run_id", String),
+            Column("tool", String),
+            Column("arguments", String),
+            Column("approver", String),
+            Column("note", String),
+            Column("requested_at", BigInteger),
+            Column("expires_at", BigInteger),
+            Column("state", String),
+            Column("decided_at", BigInteger),
+            Column("decided_by", String),
+            Column("reason", String),
+            Column("used_at", BigInteger),
+        )
+
     def insert(self, table: Table) -> Any:
         """Return an insert that can say what to do where there is such a row already."""
         return postgresql.insert(table) if self.schema else sqlite.insert(table)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Literal, TypeAlias
@@ -16,11 +16,13 @@ __all__ = [
     "ContextType",
     "Finish",
     "FinishReason",
+    "JSONSchema",
     "LLMConversation",
     "LLMMessage",
     "LLMResponse",
     "ModelFormattedDictTool",
     "ModelNameStr",
+    "Restart",
     "TextDelta",
     "ToolCallDelta",
     "ToolChoiceOrDictType",
@@ -59,6 +61,10 @@ class Usage:
 
     input_tokens: int = 0
     output_tokens: int = 0
+    cached_tokens: int = 0
+    """Of the input tokens, those that the provider had read before."""
+    reasoning_tokens: int = 0
+    """Of the output tokens, those that were thought and not said."""
 
     @property
     def total_tokens(self) -> int:
@@ -66,7 +72,12 @@ class Usage:
         return self.input_tokens + self.output_tokens
 
     def __add__(self, other: Usage) -> Usage:
-        return Usage(self.input_tokens + other.input_tokens, self.output_tokens + other.output_tokens)
+        return Usage(
+            self.input_tokens + other.input_tokens,
+            self.output_tokens + other.output_tokens,
+            self.cached_tokens + other.cached_tokens,
+            self.reasoning_tokens + other.reasoning_tokens,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,9 +106,28 @@ class Finish:
     """None where the provider does not count."""
     model: str = ""
     """The model that answered, where the provider says so; it may differ from the one asked for."""
+    provider: str = ""
+    """The provider that answered, where it is not the one that was asked but one of those behind it."""
 
 
-Chunk: TypeAlias = TextDelta | ToolCallDelta | Finish
+@dataclass(frozen=True, slots=True)
+class Restart:
+    """What has come so far is void: the reply begins anew. Only a fallback that was allowed to do so sends it."""
+
+    reason: str
+    """Why, in a sentence for people."""
+
+
+Chunk: TypeAlias = TextDelta | ToolCallDelta | Restart | Finish
+
+
+@dataclass(frozen=True, slots=True)
+class JSONSchema:
+    """The form that a reply's text must have: JSON that fits a schema."""
+
+    name: str
+    """1 to 64 letters, digits, `_` and `-`."""
+    schema: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from time import perf_counter
 from typing import Any, Literal
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmgine.errors import ConfigurationError, StoreError
-from llmgine.llm.context import ChatMessage, Role, SimpleChatHistory, StoredChatHistory
+from llmgine.errors import ConfigurationError, ResourceNotFoundError
+from llmgine.llm.context import ChatMessage, Role, SimpleChatHistory, conversation_faults
+from llmgine.llm.context.message import IMAGE_TOKENS
 from llmgine.llm.tools.toolCall import ToolCall
 
 
@@ -82,15 +84,7 @@ def test_senseless_bounds_are_refused(bad: dict[str, Any]) -> None:
 
 
 def check_valid(conversation: list[dict[str, Any]]) -> None:
-    """What OpenAI's and Anthropic's servers check: every call is answered at once, and nothing else is."""
-    expected: list[str] = []
-    for message in conversation:
-        if message["role"] == "tool":
-            assert message["tool_call_id"] == expected.pop(0)
-        else:
-            assert expected == []
-            expected = [one["id"] for one in message.get("tool_calls", [])]
-    assert expected == []
+    assert conversation_faults(conversation) == []
 
 
 turns = st.lists(
@@ -144,95 +138,186 @@ def test_plain_conversations_stay_within_their_bound(bound: int, exchanges: int)
     assert history.get_messages()[-1:] == ([{"role": "assistant", "content": f"a{exchanges - 1}"}] if exchanges else [])
 
 
-class MemoryStore:
-    """A store that can be made to fail."""
-
-    def __init__(self) -> None:
-        self.rows: dict[str, list[dict[str, Any]]] = {}
-        self.broken = False
-
-    async def load(self, conversation: str) -> list[dict[str, Any]]:
-        return list(self.rows.get(conversation, []))
-
-    async def append(self, conversation: str, messages: Any) -> None:
-        if self.broken:
-            raise StoreError("away")
-        self.rows.setdefault(conversation, []).extend(messages)
-
-    async def clear(self, conversation: str) -> None:
-        self.rows.pop(conversation, None)
-
-
-async def test_a_stored_conversation_goes_on_where_it_was() -> None:
-    store = MemoryStore()
-    first = StoredChatHistory(store, "c")
-    first.add_user_message("q")
-    first.add_assistant_message(None, [call("1")])
-    first.add_tool_message("1", "r")
-    await first.save()
-    first.add_assistant_message("a")
-    await first.save()
-    await first.save()
-
-    second = StoredChatHistory(store, "c")
-    await second.load()
-    assert second.get_messages() == first.get_messages()
-    assert len(store.rows["c"]) == 4
-
-
-async def test_what_is_trimmed_stays_in_the_store() -> None:
-    store = MemoryStore()
-    history = StoredChatHistory(store, "c", max_messages=2)
-    for n in range(10):
-        history.add_user_message(f"q{n}")
-        history.add_assistant_message(f"a{n}")
-    await history.save()
-
-    assert len(history) == 2
-    assert len(store.rows["c"]) == 20
-
-
-async def test_what_could_not_be_saved_is_saved_next_time_in_order() -> None:
-    store = MemoryStore()
-    history = StoredChatHistory(store, "c")
-    history.add_user_message("1")
-    store.broken = True
-    with pytest.raises(StoreError):
-        await history.save()
-    history.add_assistant_message("2")
-    store.broken = False
-    await history.save()
-
-    assert [message["content"] for message in store.rows["c"]] == ["1", "2"]
-
-
-async def test_clearing_reaches_the_store_with_the_next_save() -> None:
-    store = MemoryStore()
-    history = StoredChatHistory(store, "c")
-    history.add_user_message("old")
-    await history.save()
-    history.clear()
-    history.add_user_message("new")
-    await history.save()
-
-    assert [message["content"] for message in store.rows["c"]] == ["new"]
-
-
-async def test_a_question_without_an_answer_can_be_dropped() -> None:
-    store = MemoryStore()
-    history = StoredChatHistory(store, "c")
-    history.add_user_message("q")
-    history.drop_unanswered()
-    history.drop_unanswered()
-    await history.save()
-    assert store.rows == {}
-
-    await history.store_assistant_message("a")
-    history.drop_unanswered()
-    assert await history.retrieve() == [{"role": "assistant", "content": "a"}]
-
-
 def test_a_message_survives_its_dict() -> None:
     message = ChatMessage(Role.ASSISTANT, None, (call("1"),))
+    parts = ChatMessage(Role.USER, [{"type": "text", "text": "t"}, IMAGE])
 
-    assert ChatMessage.from_dict(message.to_dict()) == message
+    for each in (message, parts):
+        assert ChatMessage.from_dict(each.to_dict()) == each
+        stored = ChatMessage.from_dict(each.to_stored())
+        assert (stored, stored.id) == (each, each.id)
+    assert "id" not in message.to_dict()
+
+
+IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 100_000}}
+
+
+def test_contents_of_parts_work_like_texts() -> None:
+    history = SimpleChatHistory(token_estimator=len)
+    parts: list[dict[str, Any]] = [{"type": "text", "text": "what is this?"}, IMAGE]
+    history.add_user_message(parts)
+    history.add_assistant_message([{"type": "text", "text": "see"}], [call("1", "ab")])
+    history.add_tool_message("1", [IMAGE])
+    parts.clear()
+
+    user, assistant, tool = history.get_messages()
+    assert user["content"] == [{"type": "text", "text": "what is this?"}, IMAGE]
+    assert assistant["content"] == [{"type": "text", "text": "see"}]
+    assert tool["content"] == [IMAGE]
+    assert history.estimated_tokens() == len("what is this?" + "see" + "ab" + '{"a":1}') + 2 * IMAGE_TOKENS
+
+
+def test_an_image_counts_by_a_constant_when_trimming() -> None:
+    history = SimpleChatHistory(max_chars=2 * 4 * IMAGE_TOKENS)
+    for n in range(4):
+        history.add_user_message([IMAGE])
+        history.add_assistant_message(f"{n}")
+
+    assert [m["content"] for m in history.get_messages()] == [[IMAGE], "3"]
+
+
+def test_a_message_that_says_nothing_is_an_empty_text() -> None:
+    history = SimpleChatHistory()
+    history.add_user_message("u")
+    history.add_assistant_message()
+
+    assert history.get_messages()[-1] == {"role": "assistant", "content": ""}
+
+
+def test_ids_that_a_server_uses_again_get_each_their_own_result() -> None:
+    history = SimpleChatHistory()
+    for n in range(3):
+        history.add_user_message("u")
+        history.add_assistant_message(None, [call("call_0")])
+        if n != 1:
+            history.add_tool_message("call_0", f"result {n}")
+
+    results = [m["content"] for m in history.get_messages() if m["role"] == "tool"]
+    assert results[::2] == ["result 0", "result 2"]
+    assert "interrupted" in results[1]
+
+
+def test_ids_that_are_used_again_within_one_turn_do_too() -> None:
+    history = SimpleChatHistory()
+    for n in range(2):
+        history.add_assistant_message(None, [call("call_0")])
+        history.add_tool_message("call_0", f"result {n}")
+
+    assert [m["content"] for m in history.get_messages()] == [None, "result 0", None, "result 1"]
+
+
+def test_a_result_that_comes_after_the_user_has_spoken_still_finds_its_call() -> None:
+    history = SimpleChatHistory()
+    history.add_assistant_message(None, [call("1")])
+    history.add_user_message("hurry")
+    history.add_tool_message("1", "done")
+
+    assert [m["content"] for m in history.get_messages()] == [None, "done", "hurry"]
+
+
+def test_a_fork_shares_what_was_said_up_to_a_message_and_then_goes_its_own_way() -> None:
+    history = SimpleChatHistory("e", "s", max_messages=7)
+    history.set_system_prompt("p")
+    for n in range(3):
+        history.add_user_message(f"q{n}")
+        history.add_assistant_message(f"a{n}")
+
+    fork = history.fork(at=history.messages[3].id)
+    fork.add_user_message("another")
+    assert [m["content"] for m in fork.get_messages()] == ["p", "q0", "a0", "q1", "a1", "another"]
+    assert (fork.engine_id, fork.session_id) == ("e", "s")
+    assert len(history) == 6
+    assert [m.id for m in fork.messages[:4]] == [m.id for m in history.messages[:4]]
+    for n in range(9):
+        fork.add_user_message(f"{n}")
+    assert len(fork) == 7
+
+    assert len(history.fork()) == 6
+    assert len(history.fork(at=0)) == 1
+
+
+def test_a_fork_never_parts_a_call_from_its_results() -> None:
+    history = SimpleChatHistory()
+    history.add_user_message("q")
+    history.add_assistant_message(None, [call("1"), call("2")])
+    history.add_tool_message("1", "r1")
+    history.add_tool_message("2", "r2")
+    history.add_assistant_message("a")
+
+    assert [len(history.fork(at=place)) for place in range(5)] == [1, 4, 4, 4, 5]
+
+
+@pytest.mark.parametrize("at", [-1, 1, "nothing", ""])
+def test_forking_at_what_is_not_there_is_an_error(at: Any) -> None:
+    history = SimpleChatHistory()
+    history.add_user_message("q")
+
+    with pytest.raises(ResourceNotFoundError, match="no message"):
+        history.fork(at=at)
+
+
+def trimmed(messages: list[ChatMessage], max_messages: int, max_chars: int, *, keep_first: bool) -> list[ChatMessage]:
+    """What trimming means, written down without regard to what it costs."""
+    groups: list[list[ChatMessage]] = []
+    for message in messages:
+        if message.role is Role.TOOL and groups:
+            groups[-1].append(message)
+        else:
+            groups.append([message])
+    users = [number for number, group in enumerate(groups) if group[0].role is Role.USER]
+    keep = {len(groups) - 1, *users[-1:], *(users[:1] if keep_first else ())}
+    excess, excess_chars = len(messages) - max_messages, sum(message.size for message in messages) - max_chars
+    if excess <= 0 and excess_chars <= 0:
+        return messages
+    for number, group in enumerate(groups):
+        orphaned = number > 0 and group[0].role is not Role.USER and not any(groups[:number])
+        if number not in keep and (excess > 0 or excess_chars > 0 or orphaned):
+            excess -= len(group)
+            excess_chars -= sum(message.size for message in group)
+            groups[number] = []
+    return [message for group in groups for message in group]
+
+
+steps = st.lists(st.tuples(st.sampled_from(["user", "assistant", "tool", "drop"]), st.text("x", max_size=9)))
+
+
+@given(steps, st.integers(1, 9), st.integers(1, 40), strategies)
+def test_trimming_in_constant_time_is_trimming(
+    steps: list[tuple[str, str]],
+    max_messages: int,
+    max_chars: int,
+    strategy: Literal["drop_oldest", "drop_middle"],
+) -> None:
+    history = SimpleChatHistory(max_messages=max_messages, max_chars=max_chars, trim_strategy=strategy)
+    expected: list[ChatMessage] = []
+    for step, text in steps:
+        if step == "user":
+            history.add_user_message(text)
+        elif step == "assistant":
+            history.add_assistant_message(text)
+        elif step == "tool":
+            history.add_tool_message("1", text)
+        else:
+            history.drop_unanswered()
+            expected = expected[: -1 if expected and expected[-1].role is Role.USER else None]
+            continue
+        message = history.messages[-1]
+        expected = trimmed([*expected, message], max_messages, max_chars, keep_first=strategy == "drop_middle")
+        assert list(history.messages) == expected
+        assert len(history) == len(expected)
+        assert history.estimated_tokens() == sum(message.size for message in expected) // 4
+
+
+@pytest.mark.parametrize("strategy", ["drop_oldest", "drop_middle"])
+def test_adding_costs_the_same_however_long_the_conversation_is(
+    strategy: Literal["drop_oldest", "drop_middle"],
+) -> None:
+    history = SimpleChatHistory(max_messages=10_000, max_chars=10**9, trim_strategy=strategy)
+    began = perf_counter()
+    for n in range(15_000):
+        history.add_user_message(f"question {n}")
+        history.add_assistant_message(f"answer {n}")
+
+    # A sum over all of them at each addition would take minutes.
+    assert perf_counter() - began < 5
+    assert len(history) == 10_000

@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from llmgine.llm.tools.result import as_text, bounded
+from llmgine.llm.tools.result import as_data, as_text, bounded
 
 
 class Color(Enum):
@@ -59,6 +59,8 @@ def numbers() -> Iterator[int]:
         (b"\xff", '"_w=="'),
         ({"opaque": Opaque()}, '{"opaque":"an opaque thing"}'),
         (numbers(), "[1,2]"),
+        (ValueError("bad"), '"ValueError: bad"'),
+        ([1, KeyError("k")], """[1,"KeyError: 'k'"]"""),
     ],
 )
 def test_a_string_stays_and_anything_else_becomes_json(value: Any, text: str) -> None:
@@ -68,7 +70,7 @@ def test_a_string_stays_and_anything_else_becomes_json(value: Any, text: str) ->
 def test_what_has_no_json_is_shown_as_python_shows_it() -> None:
     loop: list[Any] = []
     loop.append(loop)
-    assert as_text(loop) == "[[...]]"
+    assert as_text(loop) == as_data(loop) == "[[...]]"
 
 
 texts = st.text(st.characters(exclude_categories=["Cs"]))
@@ -81,7 +83,7 @@ json_values = st.recursive(
 
 @given(json_values.filter(lambda value: not isinstance(value, str)))
 def test_json_values_can_be_read_back(value: Any) -> None:
-    assert json.loads(as_text(value)) == value
+    assert json.loads(as_text(value)) == as_data(value) == value
 
 
 @given(st.text(), st.integers(1, 50))

@@ -9,7 +9,13 @@ from enum import Enum
 from typing import Any, TypeAlias
 
 from llmgine.bus.resilience.outcomes import MISSING_SESSION
-from llmgine.errors import CircuitOpenError, ConfigurationError, HandlerNotFoundError, ToolValidationError
+from llmgine.errors import (
+    ApprovalError,
+    CircuitOpenError,
+    ConfigurationError,
+    HandlerNotFoundError,
+    ToolValidationError,
+)
 from llmgine.messages import Command, CommandResult
 
 __all__ = ["Action", "Rule", "action_for", "check_rules", "discarded"]
@@ -91,7 +97,7 @@ def check_rules(given: Any) -> tuple[Rule, ...]:
 def action_for(result: CommandResult[Any], rules: Sequence[Rule]) -> Action:
     """Return what is to be done about a failed result.
 
-    Without a rule, everything is tried again but what would fail the same way (`ConfigurationError`,
+    Without a rule, everything is tried again but what would fail the same way (`ApprovalError`, `ConfigurationError`,
     `HandlerNotFoundError`, `ToolValidationError`, exceptions whose class is called `ValidationError`, what
     `ValidationMiddleware` refuses) and what an open circuit breaker refused.
     """
@@ -111,5 +117,5 @@ def discarded(result: CommandResult[Any], command: Command[Any]) -> CommandResul
 
 def _would_fail_again(error: Exception) -> bool:
     # By name, because the bus needs the standard library only: pydantic's, jsonschema's and their like.
-    hopeless = CircuitOpenError | ConfigurationError | HandlerNotFoundError | ToolValidationError
+    hopeless = ApprovalError | CircuitOpenError | ConfigurationError | HandlerNotFoundError | ToolValidationError
     return isinstance(error, hopeless) or any(kind.__name__ == "ValidationError" for kind in type(error).__mro__)

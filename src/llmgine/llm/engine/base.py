@@ -3,23 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import ClassVar, TypeAlias
+from typing import Any, ClassVar, TypeAlias, TypedDict, TypeVar, overload
 
 from llmgine.bus import HandlerPriority, MessageBus
 from llmgine.bus.session import SessionEndEvent
 from llmgine.errors import EngineBusyError
-from llmgine.llm.context.memory import SimpleChatHistory
+from llmgine.llm.approvals import Approvals
+from llmgine.llm.budgets import Budget, Limits
+from llmgine.llm.context import ContextWindow, SimpleChatHistory
+from llmgine.llm.context.message import Content
 from llmgine.llm.engine.events import EngineEvent, EngineStatusEvent
-from llmgine.llm.engine.run import Run
+from llmgine.llm.engine.run import Run, Setting
+from llmgine.llm.output import OutputForm
 from llmgine.llm.providers.base import Provider
 from llmgine.llm.tools.tool_manager import ToolManager
 from llmgine.messages import SessionID, new_id
 from llmgine.messages.ids import BUS
 
-__all__ = ["Engine", "NewHistory"]
+__all__ = ["Engine", "EngineOptions", "NewHistory"]
+
+T = TypeVar("T")
 
 NewHistory: TypeAlias = Callable[[SessionID], SimpleChatHistory]
 """Makes the history of a session that has none yet."""
+
+
+class EngineOptions(TypedDict, total=False):
+    """What `Engine` takes by name, apart from the session."""
+
+    tools: ToolManager | None
+    history: SimpleChatHistory | NewHistory | None
+    max_turns: int
+    window: ContextWindow | None
+    budget: Budget | None
+    limits: Limits | None
+    approvals: Approvals | None
 
 
 class Engine:
@@ -36,6 +54,10 @@ class Engine:
             empty ones in memory.
         session_id: the session that it belongs to, or the bus's for an engine of all sessions.
         max_turns: how often the model may be asked for one prompt.
+        window: how much of a conversation the model reads; by default as much as the history holds.
+        budget: what all prompts together may spend.
+        limits: what each prompt may spend.
+        approvals: who agrees to the calls of tools that need it.
     """
 
     system_prompt: ClassVar[str | None] = None
@@ -54,11 +76,19 @@ class Engine:
         history: SimpleChatHistory | NewHistory | None = None,
         session_id: SessionID = BUS,
         max_turns: int = 10,
+        window: ContextWindow | None = None,
+        budget: Budget | None = None,
+        limits: Limits | None = None,
+        approvals: Approvals | None = None,
     ) -> None:
         self.bus = bus
         self.provider = provider
         self.tools = tools
         self.max_turns = max_turns
+        self.window = window
+        self.budget = budget
+        self.limits = limits
+        self.approvals = approvals
         self.engine_id = new_id()
         self.session_id = session_id
         self._only = history if isinstance(history, SimpleChatHistory) else None
@@ -88,21 +118,34 @@ class Engine:
                 history.system_prompt = self.system_prompt
         return history
 
-    async def respond(self, prompt: str, session_id: SessionID) -> str:
+    @overload
+    async def respond(self, prompt: Content, session_id: SessionID) -> str: ...
+    @overload
+    async def respond(self, prompt: Content, session_id: SessionID, output_type: type[T]) -> T: ...
+    async def respond(self, prompt: Content, session_id: SessionID, output_type: type[Any] | None = None) -> Any:
         """Return the answer to a prompt in the conversation of a session.
 
+        Args:
+            prompt: what the user says: a text, or a list of parts with images in it.
+            session_id: whose conversation it is.
+            output_type: what the answer must be: a pydantic model, or a type like it; by default a text.
+
         Raises:
+            BudgetExceededError: there was no room in a budget.
+            ConfigurationError: the output type has no JSON schema.
             EngineBusyError: another prompt of this conversation is being answered.
+            OutputFormError: the model gave no answer of the form.
             ProviderError: the model could not answer.
             StoreError: the conversation could not be kept.
             TurnLimitError: the model kept asking for tools.
         """
+        form = None if output_type is None else OutputForm(output_type)
         history = self.conversation(session_id)
         self.refuse_if_busy(history)
         self._busy.add(id(history))
         try:
             history.add_user_message(prompt)
-            return await self._run(history, session_id).answer()
+            return await Run(self._setting(), history, session_id, form).answer()
         finally:
             self._busy.discard(id(history))
 
@@ -118,15 +161,17 @@ class Engine:
             msg = "The engine is still answering this conversation's last prompt. Wait for it, or cancel it."
             raise EngineBusyError(msg)
 
-    def _run(self, history: SimpleChatHistory, session_id: SessionID) -> Run:
-        return Run(
-            self.bus,
-            self.provider,
-            self.tools,
-            history,
+    def _setting(self) -> Setting:
+        return Setting(
+            bus=self.bus,
+            provider=self.provider,
             engine_id=self.engine_id,
-            session_id=session_id,
+            tools=self.tools,
             max_turns=self.max_turns,
+            window=self.window,
+            budget=self.budget,
+            limits=self.limits,
+            approvals=self.approvals,
             status_event=self.status_event,
         )
 

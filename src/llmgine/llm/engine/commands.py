@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, Generic
 
+from typing_extensions import TypeVar
+
+from llmgine.llm.context.message import Content
 from llmgine.messages import Command
+
+R = TypeVar("R", default=str)
 
 __all__ = ["ClearHistoryCommand", "PromptCommand", "SystemPromptCommand", "ToolChatEngineCommand"]
 
 
 @dataclass
-class PromptCommand(Command[str]):
-    """Ask the model something. The result is the text of its reply."""
+class PromptCommand(Command[R], Generic[R]):
+    """Ask the model something. The result is the text of its reply, or a value of `output_type`."""
 
     result_is_content: ClassVar[bool] = True
 
-    prompt: str = field(default="", metadata={"content": True})
+    prompt: Content = field(default="", metadata={"content": True})
+    """A text, or a list of parts with images in it: `[{"type": "text", "text": …}, image_part(path)]`."""
+    output_type: type[R] | None = None
+    """What the result must be, in place of a text: a pydantic model, or a type like it."""
 
 
 @dataclass
-class ToolChatEngineCommand(PromptCommand):
+class ToolChatEngineCommand(PromptCommand[R], Generic[R]):
     """Ask the model something, with the tools of a `ToolChatEngine`."""
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any, Unpack
+
 from llmgine.bus import MessageBus
 from llmgine.llm.context.memory import SimpleChatHistory
-from llmgine.llm.engine.base import Engine, NewHistory
+from llmgine.llm.engine.base import Engine, EngineOptions
 from llmgine.llm.engine.commands import (
     ClearHistoryCommand,
     PromptCommand,
@@ -12,7 +14,6 @@ from llmgine.llm.engine.commands import (
 )
 from llmgine.llm.engine.events import ToolChatEngineStatusEvent
 from llmgine.llm.providers.base import Provider
-from llmgine.llm.tools.tool_manager import ToolManager
 from llmgine.messages import SessionID
 from llmgine.messages.ids import BUS
 
@@ -27,24 +28,17 @@ class LLMEngine(Engine):
     """
 
     def __init__(
-        self,
-        bus: MessageBus,
-        provider: Provider,
-        *,
-        tools: ToolManager | None = None,
-        history: SimpleChatHistory | NewHistory | None = None,
-        session_id: SessionID = BUS,
-        max_turns: int = 10,
+        self, bus: MessageBus, provider: Provider, *, session_id: SessionID = BUS, **options: Unpack[EngineOptions]
     ) -> None:
         """Register with the bus, in a session or for all that have no engine of their own. See `Engine`."""
-        super().__init__(bus, provider, tools=tools, history=history, session_id=session_id, max_turns=max_turns)
+        super().__init__(bus, provider, session_id=session_id, **options)
         bus.register_command_handler(PromptCommand, self.handle, session_id)
         bus.register_command_handler(SystemPromptCommand, self.set_system_prompt, session_id)
         bus.register_command_handler(ClearHistoryCommand, self.clear_history, session_id)
 
-    async def handle(self, command: PromptCommand) -> str:
+    async def handle(self, command: PromptCommand[Any]) -> Any:
         """Answer a prompt; `respond` tells what it raises. The bus calls this."""
-        return await self.respond(command.prompt, command.session_id)
+        return await _answer(self, command)
 
     def set_system_prompt(self, command: SystemPromptCommand) -> None:
         """Tell the model something else first, from the next prompt on. The bus calls this."""
@@ -72,7 +66,7 @@ class ToolChatEngine(LLMEngine):
     )
     status_event = ToolChatEngineStatusEvent
 
-    async def handle(self, command: PromptCommand) -> str:
+    async def handle(self, command: PromptCommand[Any]) -> Any:
         """Answer a prompt; `respond` tells what it raises. The bus calls this."""
         await self._tell("processing", command.session_id)
         try:
@@ -111,9 +105,9 @@ class SinglePassEngine(Engine):
         """Return a new conversation: nothing is remembered."""
         return self._begin(session_id)
 
-    async def handle(self, command: PromptCommand) -> str:
+    async def handle(self, command: PromptCommand[Any]) -> Any:
         """Answer a prompt; `respond` tells what it raises. The bus calls this."""
-        return await self.respond(command.prompt, command.session_id)
+        return await _answer(self, command)
 
     def _begin(self, _: SessionID) -> SimpleChatHistory:
         history = SimpleChatHistory(max_chars=_UNBOUNDED, max_messages=_UNBOUNDED)
@@ -122,3 +116,9 @@ class SinglePassEngine(Engine):
 
 
 _UNBOUNDED = 2**62
+
+
+async def _answer(engine: Engine, command: PromptCommand[Any]) -> Any:
+    if command.output_type is None:
+        return await engine.respond(command.prompt, command.session_id)
+    return await engine.respond(command.prompt, command.session_id, command.output_type)

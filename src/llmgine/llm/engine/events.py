@@ -11,6 +11,7 @@ they are asked to.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from llmgine.llm.types import FinishReason, Usage
 from llmgine.messages import Event
@@ -20,8 +21,10 @@ __all__ = [
     "EngineStatusEvent",
     "LLMResponseEvent",
     "ModelCallEndedEvent",
+    "PartialOutputEvent",
     "PromptCancelledEvent",
     "PromptFailedEvent",
+    "ReplyRestartedEvent",
     "TextChunkEvent",
     "ToolChatEngineStatusEvent",
 ]
@@ -51,6 +54,21 @@ class TextChunkEvent(EngineEvent):
     """A piece of the reply's text has arrived."""
 
     text: str = field(default="", metadata={"content": True})
+
+
+@dataclass
+class PartialOutputEvent(EngineEvent):
+    """More of an answer that must have a form has arrived. Nothing is checked yet."""
+
+    output: Any = field(default=None, metadata={"content": True})
+    """As much as there is, as JSON data; None if that is nothing yet."""
+
+
+@dataclass
+class ReplyRestartedEvent(EngineEvent):
+    """What has come of the reply so far is void: another provider begins it anew."""
+
+    reason: str = ""
 
 
 @dataclass

@@ -4,36 +4,86 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from time import monotonic
-from typing import Literal
+from typing import Generic, Literal, TypeVar
 
-from llmgine.bus import MessageBus
-from llmgine.errors import StoreError, TurnLimitError
-from llmgine.llm.context.memory import SimpleChatHistory
+from llmgine.bus import MessageBus, causality
+from llmgine.errors import BudgetExceededError, OutputFormError, StoreError, TurnLimitError
+from llmgine.llm.approvals import Approvals, needs_approval
+from llmgine.llm.budgets import Budget, Limits
+from llmgine.llm.context import ContextCompactedEvent, ContextView, ContextWindow, SimpleChatHistory
 from llmgine.llm.engine.events import (
     EngineEvent,
     EngineStatusEvent,
     LLMResponseEvent,
     ModelCallEndedEvent,
+    PartialOutputEvent,
     PromptCancelledEvent,
     PromptFailedEvent,
+    ReplyRestartedEvent,
     TextChunkEvent,
 )
-from llmgine.llm.providers.base import Fold, Provider
+from llmgine.llm.engine.spending import RunSpending
+from llmgine.llm.output import ANSWER_TOOL, OutputForm
+from llmgine.llm.providers.base import Fold, Provider, takes_schemas
+from llmgine.llm.tools.call_repair import readable_call, unique_calls
+from llmgine.llm.tools.prepared_call import PreparedCall, effect_keys
 from llmgine.llm.tools.result import ToolResult
+from llmgine.llm.tools.tool_context import ToolContext
 from llmgine.llm.tools.tool_events import ToolCallEvent, ToolExecuteResultEvent, ToolManagerEvent
 from llmgine.llm.tools.tool_manager import ToolManager
 from llmgine.llm.tools.toolCall import ToolCall
-from llmgine.llm.types import Finish, LLMResponse, TextDelta, Usage
-from llmgine.messages import SessionID
+from llmgine.llm.types import (
+    Finish,
+    LLMMessage,
+    LLMResponse,
+    ModelFormattedDictTool,
+    Restart,
+    TextDelta,
+    Usage,
+)
+from llmgine.messages import SessionID, new_id
 
-__all__ = ["Run"]
+__all__ = ["Run", "Setting"]
 
 _log = logging.getLogger("llmgine.engine")
 _INTERRUPTED = "[interrupted]"
 _CANCELLED = "Error: cancelled before it had finished."
+_SECOND_CHANCES = 2
+"""How often a model is told that its answer is not of the form that was asked for."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """What the prompts of an engine have in common."""
+
+    bus: MessageBus
+    provider: Provider
+    engine_id: str
+    tools: ToolManager | None = None
+    max_turns: int = 10
+    """How often the model may be asked for one prompt."""
+    window: ContextWindow | None = None
+    """How much of a conversation the model reads; all of it by default."""
+    budget: Budget | None = None
+    """What all of them together may spend."""
+    limits: Limits | None = None
+    """What each of them may spend."""
+    approvals: Approvals | None = None
+    """Who agrees to the tool calls that need it."""
+    status_event: type[EngineStatusEvent] = EngineStatusEvent
+
+
+@dataclass(frozen=True, slots=True)
+class _Wrong:
+    """An answer that is not of the form, and what the model is told."""
+
+    why: str
 
 
 @dataclass(slots=True)
@@ -52,7 +102,7 @@ class _Call:
         finish = self.finish
         return ModelCallEndedEvent(
             turn=turn,
-            provider=provider.name,
+            provider=(finish is not None and finish.provider) or provider.name,
             model=(finish is not None and finish.model) or provider.model,
             finish_reason=None if finish is None else finish.reason,
             usage=(finish is not None and finish.usage) or Usage(),
@@ -62,62 +112,58 @@ class _Call:
         )
 
 
-class Run:
+class Run(Generic[T]):
     """Answers one prompt, which the history ends with, and publishes what happens.
 
     Being cancelled, or failing, it leaves what tools have done, and the text that had arrived, in the history; if there
     is neither, the prompt is forgotten.
-
-    Args:
-        bus: where it publishes.
-        provider: the model.
-        tools: what the model may use.
-        history: the conversation.
-        engine_id: whose events these are.
-        session_id: the session of the events.
-        max_turns: how often the model may be asked.
-        status_event: published when it begins something else.
     """
 
     def __init__(
-        self,
-        bus: MessageBus,
-        provider: Provider,
-        tools: ToolManager | None,
-        history: SimpleChatHistory,
-        *,
-        engine_id: str,
-        session_id: SessionID,
-        max_turns: int,
-        status_event: type[EngineStatusEvent] = EngineStatusEvent,
+        self, setting: Setting, history: SimpleChatHistory, session_id: SessionID, form: OutputForm[T] | None = None
     ) -> None:
-        self._bus = bus
-        self._provider = provider
-        self._tools = tools
+        """Take what is needed.
+
+        Args:
+            setting: what it shares with the other prompts of its engine.
+            history: the conversation.
+            session_id: the session of the events.
+            form: what the answer must be; by default a text.
+        """
+        self.run_id = new_id()
+        self._setting = setting
+        self._provider = setting.provider
+        self._tools = setting.tools or ToolManager()
         self._history = history
-        self._engine_id = engine_id
         self._session_id = session_id
-        self._max_turns = max_turns
-        self._status_event = status_event
+        self._form = form
+        self._asks_for_form = form is not None and takes_schemas(setting.provider)
+        self._spending = RunSpending(setting.budget, setting.limits)
         self._began = monotonic()
         self._first_token: float | None = None
         self._writing_time = 0.0  # seconds from the first piece to the last, of the turns that came in pieces
         self._written = 0  # tokens in that time
         self._usage = Usage()
         self._turns = 0
+        self._wrong = 0  # answers that were not of the form
         self._last: Literal["prompt", "tools", "answer"] = "prompt"  # what the history ends with
         self._fold = Fold()
 
-    async def answer(self) -> str:
-        """Return the model's answer.
+    async def answer(self) -> str | T:
+        """Return the model's answer: a text, or a value of the form that was asked for.
 
         Raises:
+            BudgetExceededError: there was no room in a budget.
+            OutputFormError: the model gave no answer of the form.
             ProviderError: the model could not answer.
             StoreError: the conversation could not be kept.
             TurnLimitError: the model kept asking for tools.
         """
         try:
-            return await self._answer()
+            if self._spending.budget is None:
+                return await self._answer()
+            async with self._spending.budget.in_time():
+                return await self._answer()
         except asyncio.CancelledError:
             await self._break_off(PromptCancelledEvent(text=self._fold.text))
             raise
@@ -125,48 +171,105 @@ class Run:
             await self._break_off(PromptFailedEvent(error=_told(error), text=self._fold.text))
             raise
 
-    async def _answer(self) -> str:
-        while self._turns < self._max_turns:
+    async def _answer(self) -> str | T:
+        last = False
+        while last or self._turns < self._setting.max_turns:
             self._turns += 1
-            response = await self._ask()
-            if not response.tool_calls:
-                self._history.add_assistant_message(response.text)
-                self._fold, self._last = Fold(), "answer"
-                await self._history.save()
-                await self._publish(
-                    LLMResponseEvent(
-                        text=response.text,
-                        finish_reason=response.finish_reason,
-                        usage=self._usage,
-                        provider=self._provider.name,
-                        model=response.model or self._provider.model,
-                        turns=self._turns,
-                        duration=monotonic() - self._began,
-                        time_to_first_token=None if self._first_token is None else self._first_token - self._began,
-                        tokens_per_second=self._written / self._writing_time if self._written else None,
-                    ),
+            try:
+                response = await self._ask(last=last)
+            except BudgetExceededError as error:
+                if last or error.action != "finish":
+                    raise
+                last = True  # once more, without tools, with what is set aside for that
+                continue
+            answered, calls = self._taken_apart(response)
+            if calls and not last:
+                await self._use_tools(response.text, calls)
+                continue
+            answer = self._in_form(answered)
+            if not isinstance(answer, _Wrong):
+                await self._conclude(response, answered)
+                return answer
+            self._wrong += 1
+            if last or self._wrong > _SECOND_CHANCES:
+                msg = (
+                    f"The model gave no answer of the form that was asked for, in {self._wrong} attempts. {answer.why}"
                 )
-                return response.text
-            await self._use_tools(response)
-        msg = f"The model asked for tools {self._max_turns} times without answering. Raise max_turns if it needs more."
-        raise TurnLimitError(msg, limit=self._max_turns)
+                raise OutputFormError(msg, text=answered)
+            self._history.add_assistant_message(answered)
+            self._history.add_user_message(answer.why)
+            self._fold, self._last = Fold(), "tools"
+        limit = self._setting.max_turns
+        msg = f"The model asked for tools {limit} times without answering. Raise max_turns if it needs more."
+        raise TurnLimitError(msg, limit=limit)
 
-    async def _ask(self) -> LLMResponse:
-        await self._publish(self._status_event(status="calling model"))
+    async def _conclude(self, response: LLMResponse, text: str) -> None:
+        self._history.add_assistant_message(text)
+        self._fold, self._last = Fold(), "answer"
+        await self._history.save()
+        await self._publish(
+            LLMResponseEvent(
+                text=text,
+                finish_reason=response.finish_reason,
+                usage=self._usage,
+                provider=self._provider.name,
+                model=response.model or self._provider.model,
+                turns=self._turns,
+                duration=monotonic() - self._began,
+                time_to_first_token=None if self._first_token is None else self._first_token - self._began,
+                tokens_per_second=self._written / self._writing_time if self._written else None,
+            ),
+        )
+
+    # The answer's form
+
+    def _taken_apart(self, response: LLMResponse) -> tuple[str, tuple[ToolCall, ...]]:
+        """Return the text of the answer, and the tools that are asked for."""
+        for call in response.tool_calls:
+            if self._form is not None and call.name == ANSWER_TOOL:
+                return call.arguments, ()
+        return response.text, unique_calls(response.tool_calls)
+
+    def _in_form(self, text: str) -> str | T | _Wrong:
+        if self._form is None:
+            return text
+        try:
+            return self._form.read(text)
+        except ValueError as error:
+            return _Wrong(str(error))
+
+    # Asking the model
+
+    async def _ask(self, *, last: bool) -> LLMResponse:
+        tools = [] if last else self._tools.parse_tools_to_list()
+        if self._form is not None and not self._asks_for_form:
+            tools = [*tools, self._form.tool]
+        view = await self._view(tools)
+        messages = self._history.get_messages() if view is None else view.messages
+        try:
+            reservation = self._spending.reserve_request(messages, tools, self._provider, last=last)
+        finally:
+            await self._tell_spending()
+        await self._publish(self._setting.status_event(status="calling model"))
         self._fold = Fold()
         call = _Call()
         answered = False
         error = ""
         try:
-            await self._read(call)
+            await self._read(messages, tools, call)
             response = self._fold.response()
             answered = True
         except Exception as failure:
             error = _told(failure)
             raise
         finally:
+            begun = call.first is not None
+            self._spending.settle_request(reservation, self._provider, call.finish, self._fold.text, begun=begun)
             ended = call.ended(self._turns, self._provider, error)
             await self._publish(ended, wait=answered)
+            await self._tell_spending()
+        if view is not None and self._setting.window is not None:
+            self._setting.window.observe(view, ended.usage)
         if self._first_token is None and call.first is not None:
             self._first_token = call.first
         self._usage += ended.usage
@@ -175,41 +278,102 @@ class Run:
             self._written += ended.usage.output_tokens
         return response
 
-    async def _read(self, call: _Call) -> None:
+    async def _view(self, tools: Sequence[ModelFormattedDictTool]) -> ContextView | None:
+        """Return as much of the conversation as fits; None where there is no bound."""
+        window = self._setting.window
+        if window is None:
+            return None
+        view = await window.fit(self._history, tools=tools, provider=self._provider)
+        if view.compaction is not None:
+            await self._publish(view.compaction)
+        return view
+
+    async def _read(self, messages: Sequence[LLMMessage], tools: Sequence[ModelFormattedDictTool], call: _Call) -> None:
         """Read the model's reply, and publish its text as it comes."""
-        tools = self._tools.parse_tools_to_list() if self._tools is not None else []
-        async with aclosing(self._provider.stream(self._history.get_messages(), tools=tools)) as chunks:
+        if self._form is not None and takes_schemas(self._provider):
+            stream = self._provider.stream(messages, tools=tools, response_format=self._form.schema)
+        else:
+            stream = self._provider.stream(messages, tools=tools)
+        async with aclosing(stream) as chunks:
             async for chunk in chunks:
                 self._fold.add(chunk)
                 if isinstance(chunk, Finish):
                     call.finish = chunk
+                elif isinstance(chunk, Restart):
+                    await self._publish(ReplyRestartedEvent(reason=chunk.reason))
                 else:
                     call.pieces += 1
                     call.last = monotonic()
                     call.first = call.first or call.last
                 if isinstance(chunk, TextDelta) and chunk.text:
                     await self._publish(TextChunkEvent(text=chunk.text))
+                    if self._form is not None:
+                        await self._publish(PartialOutputEvent(output=self._form.read_partly(self._fold.text)))
 
-    async def _use_tools(self, response: LLMResponse) -> None:
-        for call in response.tool_calls:
+    # Using tools
+
+    async def _use_tools(self, text: str, calls: Sequence[ToolCall]) -> None:
+        for call in calls:
             event = ToolCallEvent(tool_call_id=call.id, tool_name=call.name, arguments=call.arguments)
             await self._publish(event)
-        await self._publish(self._status_event(status="running tools"))
-        manager = self._tools or ToolManager()
-        tasks = [asyncio.create_task(manager.run(call)) for call in response.tool_calls]
+        await self._publish(self._setting.status_event(status="running tools"))
+        found = [self._tools.prepare(call) for call in calls]
+        keys = iter(effect_keys(self.run_id, self._turns, [each for each in found if isinstance(each, PreparedCall)]))
+        tasks = [
+            asyncio.create_task(self._run_tool(each, next(keys) if isinstance(each, PreparedCall) else ""))
+            for each in found
+        ]
         try:
-            for call, task in zip(response.tool_calls, tasks, strict=True):
+            for call, task in zip(calls, tasks, strict=True):
                 await self._publish(_result_event(call, await task))
         finally:
             # Also when cancelled: what has been done is done, and the model must hear of it.
             for task in tasks:
                 task.cancel()
             await asyncio.wait(tasks)
-            self._history.add_assistant_message(response.text or None, response.tool_calls)
-            for call, task in zip(response.tool_calls, tasks, strict=True):
-                self._history.add_tool_message(call.id, _CANCELLED if task.cancelled() else task.result().content)
+            self._history.add_assistant_message(text or None, [readable_call(call) for call in calls])
+            for call, task in zip(calls, tasks, strict=True):
+                self._history.add_tool_message(call.id, _content(task))
             self._fold, self._last = Fold(), "tools"
+            await self._tell_spending()
         await self._history.save()
+
+    async def _run_tool(self, found: PreparedCall | ToolResult, key: str) -> ToolResult:
+        """Run a call, if it may be: whoever has to agree does, and the budget has room."""
+        if isinstance(found, ToolResult):
+            return found
+        context = ToolContext(
+            session_id=self._session_id,
+            bus=self._setting.bus,
+            engine_id=self._setting.engine_id,
+            run_id=self.run_id,
+            tool_call_id=found.call.id,
+            tool_name=found.tool.name,
+            deadline=causality.deadline(),
+            idempotency_key=key,
+        )
+        if needs_approval(found):
+            refused = await self._asked(found, context)
+            if refused is not None:
+                return ToolResult(found.call, refused, arguments=found.arguments)
+        try:
+            reservation = self._spending.reserve_tool_call()
+        except BudgetExceededError as error:
+            if error.action != "finish":
+                raise
+            return ToolResult(found.call, f"Error: not run: {error}", arguments=found.arguments)
+        if reservation is not None:
+            reservation.settle()  # it is spent when it begins, however it ends
+        return await self._tools.run_prepared(found, context)
+
+    async def _asked(self, prepared: PreparedCall, context: ToolContext) -> str | None:
+        """Return why a call that needs approval must not run; None if it may."""
+        approvals = self._setting.approvals
+        if approvals is None:
+            return f"Error: {prepared.tool.name} was not run: it needs approval, and there is nobody here to ask."
+        return await approvals.check(prepared, context)
+
+    # Ending
 
     async def _break_off(self, end: PromptCancelledEvent | PromptFailedEvent) -> None:
         """Leave a history that can go on, and say that the prompt has ended."""
@@ -226,14 +390,29 @@ class Run:
         finally:
             await self._publish(end, wait=False)
 
-    async def _publish(self, event: EngineEvent | ToolManagerEvent, *, wait: bool = True) -> None:
-        event.engine_id = self._engine_id
+    async def _tell_spending(self) -> None:
+        for event in self._spending.events():
+            event.session_id = self._session_id
+            await self._setting.bus.publish(event, await_processing=False)
+
+    async def _publish(
+        self, event: EngineEvent | ToolManagerEvent | ContextCompactedEvent, *, wait: bool = True
+    ) -> None:
+        event.engine_id = self._setting.engine_id
         event.session_id = self._session_id
-        await self._bus.publish(event, await_processing=wait)
+        await self._setting.bus.publish(event, await_processing=wait)
 
 
-def _told(error: Exception) -> str:
+def _told(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"
+
+
+def _content(task: asyncio.Task[ToolResult]) -> str:
+    """Return what the model is told of a call that has ended."""
+    if task.cancelled():
+        return _CANCELLED
+    error = task.exception()
+    return task.result().content if error is None else f"Error: not run: {error}"
 
 
 def _result_event(call: ToolCall, result: ToolResult) -> ToolExecuteResultEvent:

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
-from typing import Protocol
+from contextlib import aclosing
+from dataclasses import replace
+from typing import Protocol, TypeGuard
 
-from llmgine.errors import IncompleteResponseError
+from llmgine.errors import ConfigurationError, IncompleteResponseError
 from llmgine.llm.tools.toolCall import ToolCall
 from llmgine.llm.types import (
     Chunk,
     Finish,
+    FinishReason,
+    JSONSchema,
     LLMMessage,
     LLMResponse,
     ModelFormattedDictTool,
+    Restart,
     TextDelta,
 )
 
-__all__ = ["Fold", "Provider", "complete"]
+__all__ = ["Fold", "Provider", "SchemaProvider", "complete", "takes_schemas"]
 
 
 class Provider(Protocol):
@@ -43,6 +48,34 @@ class Provider(Protocol):
         ...
 
 
+class SchemaProvider(Provider, Protocol):
+    """A provider that can hold a reply to a form. One that cannot is a `Provider` without the keyword."""
+
+    supports_json_schema: bool
+    """Whether it may be asked for a `response_format`; the model behind it may not be able to."""
+
+    def stream(
+        self,
+        messages: Sequence[LLMMessage],
+        *,
+        tools: Sequence[ModelFormattedDictTool] = (),
+        response_format: JSONSchema | None = None,
+    ) -> AsyncGenerator[Chunk, None]:
+        """Stream the reply to a conversation; see `Provider.stream`.
+
+        Args:
+            messages: the conversation.
+            tools: what the model may call.
+            response_format: what the text of the reply must fit, where the reply is not a tool call.
+        """
+        ...
+
+
+def takes_schemas(provider: Provider) -> TypeGuard[SchemaProvider]:
+    """Return whether a provider may be asked for a `response_format`."""
+    return bool(getattr(provider, "supports_json_schema", False))
+
+
 class Fold:
     """Adds up the chunks of one reply."""
 
@@ -62,6 +95,9 @@ class Fold:
             self._text.append(chunk.text)
         elif isinstance(chunk, Finish):
             self._finish = chunk
+        elif isinstance(chunk, Restart):
+            self._text.clear()
+            self._calls.clear()
         else:
             call = self._calls.setdefault(chunk.index, ["", "", ""])
             call[0] += chunk.id
@@ -77,22 +113,39 @@ class Fold:
         if self._finish is None:
             msg = "The reply broke off: the connection ended before the model had finished. Ask again."
             raise IncompleteResponseError(msg, partial=self.text)
-        calls = tuple(
-            ToolCall(id=id_, name=name, arguments=arguments or "{}")
-            for _, (id_, name, arguments) in sorted(self._calls.items())
-        )
-        return LLMResponse(self.text, calls, self._finish.reason, self._finish.usage, self._finish.model)
+        pieces = [call for _, call in sorted(self._calls.items())]
+        calls = [ToolCall(id=id_, name=name, arguments=arguments or "{}") for id_, name, arguments in pieces]
+        cut_short = self._finish.reason in {FinishReason.LENGTH, FinishReason.CONTENT_FILTER}
+        if calls and cut_short and not pieces[-1][2]:
+            # Cut off before its arguments, which is not the same as having none.
+            calls[-1] = replace(calls[-1], arguments="{")
+        return LLMResponse(self.text, tuple(calls), self._finish.reason, self._finish.usage, self._finish.model)
 
 
 async def complete(
-    provider: Provider, messages: Sequence[LLMMessage], *, tools: Sequence[ModelFormattedDictTool] = ()
+    provider: Provider,
+    messages: Sequence[LLMMessage],
+    *,
+    tools: Sequence[ModelFormattedDictTool] = (),
+    response_format: JSONSchema | None = None,
 ) -> LLMResponse:
     """Return a provider's whole reply.
 
     Raises:
+        ConfigurationError: the provider takes no `response_format`.
         ProviderError: the model could not answer, or its reply broke off.
     """
     fold = Fold()
-    async for chunk in provider.stream(messages, tools=tools):
-        fold.add(chunk)
+    if response_format is None:
+        chunks = provider.stream(messages, tools=tools)
+    elif takes_schemas(provider):
+        chunks = provider.stream(messages, tools=tools, response_format=response_format)
+    else:
+        msg = (
+            f"{provider.name}:{provider.model} cannot be held to a JSON schema. Ask it to call a tool with it instead."
+        )
+        raise ConfigurationError(msg)
+    async with aclosing(chunks):
+        async for chunk in chunks:
+            fold.add(chunk)
     return fold.response()

@@ -67,8 +67,9 @@ def create_provider(
     """Return the provider that a `provider:name` stands for.
 
     Args:
-        spec: `openai:NAME`, `local:smollm2`, `local:/path/to/model.gguf` or `scripted:FILE.json`.
-        base_url: the server, for `openai`.
+        spec: `openai:NAME`, `litellm:NAME`, `any_llm:PROVIDER/NAME`, `local:smollm2`, `local:/path/to/model.gguf` or
+            `scripted:FILE.json`.
+        base_url: the server, for `openai`, `litellm` and `any_llm`.
         progress: told the bytes done and the bytes in all while a model is fetched.
 
     Raises:
@@ -80,6 +81,14 @@ def create_provider(
         from llmgine.llm.providers.openai import OpenAIProvider
 
         return OpenAIProvider(name, base_url=base_url)
+    if name and kind == "litellm":
+        from llmgine.llm.providers.litellm import LiteLLMProvider
+
+        return LiteLLMProvider(name, base_url=base_url)
+    if name and kind == "any_llm":
+        from llmgine.llm.providers.any_llm import AnyLLMProvider
+
+        return AnyLLMProvider(name, base_url=base_url)
     if name and kind == "local":
         from llmgine.llm.providers.local import LocalProvider
 
@@ -88,7 +97,10 @@ def create_provider(
         from llmgine.llm.providers.scripted import ScriptedProvider
 
         return ScriptedProvider.from_file(name)
-    msg = f"{spec!r} names no model. Expected openai:NAME, local:smollm2, local:/path/to.gguf or scripted:FILE.json."
+    msg = (
+        f"{spec!r} names no model. Expected openai:NAME, litellm:NAME, any_llm:PROVIDER/NAME, local:smollm2, "
+        "local:/path/to.gguf or scripted:FILE.json."
+    )
     raise ConfigurationError(msg)
 
 

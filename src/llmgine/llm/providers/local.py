@@ -12,10 +12,12 @@ from llmgine.errors import ModelFileError, ProviderError, ProviderResponseError
 from llmgine.llm.providers.llama import Llama, require_llama
 from llmgine.llm.providers.model_store import fetch_weights, is_intact
 from llmgine.llm.providers.tool_choice import ToolChoice
+from llmgine.llm.providers.tool_grammar import json_grammar
 from llmgine.llm.types import (
     Chunk,
     Finish,
     FinishReason,
+    JSONSchema,
     LLMConversation,
     LLMMessage,
     ModelFormattedDictTool,
@@ -38,7 +40,7 @@ class LocalProvider:
 
     The model is loaded when it is first asked, and fetched before that if it is the embedded one. With tools it first
     chooses one of them, or to talk, bound to a grammar, because a model this small does not call tools by itself. Once
-    it has a tool's result it talks.
+    it has a tool's result it talks. A reply that is asked for in a form is bound to a grammar too.
 
     Args:
         model: `"smollm2"`, the embedded one, or the path of a GGUF file.
@@ -52,6 +54,7 @@ class LocalProvider:
     """
 
     name = "local"
+    supports_json_schema = True
 
     def __init__(
         self,
@@ -72,9 +75,16 @@ class LocalProvider:
         self._turns: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()
 
     async def stream(
-        self, messages: Sequence[LLMMessage], *, tools: Sequence[ModelFormattedDictTool] = ()
+        self,
+        messages: Sequence[LLMMessage],
+        *,
+        tools: Sequence[ModelFormattedDictTool] = (),
+        response_format: JSONSchema | None = None,
     ) -> AsyncGenerator[Chunk, None]:
-        """Stream the reply to a conversation; see `Provider.stream`."""
+        """Stream the reply to a conversation; see `SchemaProvider.stream`.
+
+        A reply of the wanted form that is longer than the model may write breaks off, with the reason "length".
+        """
         async with self._turn():
             llama = await self._loaded()
             spent = Usage()
@@ -86,7 +96,10 @@ class LocalProvider:
                     return
             # Talking freely, a small model goes round in circles; a tool's result it has to repeat.
             penalty = 1.0 if messages and messages[-1]["role"] == "tool" else 1.1
-            reply = llama.stream(_plain(messages), max_tokens=_ANSWER_TOKENS, repeat_penalty=penalty)
+            grammar = ""
+            if response_format is not None:
+                grammar, penalty = json_grammar(response_format.schema), 1.0  # a form repeats its quotes and commas
+            reply = llama.stream(_plain(messages), max_tokens=_ANSWER_TOKENS, repeat_penalty=penalty, grammar=grammar)
             async with aclosing(reply) as chunks:
                 async for chunk in chunks:
                     if isinstance(chunk, Finish):

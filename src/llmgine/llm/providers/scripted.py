@@ -16,6 +16,7 @@ from llmgine.llm.types import (
     Chunk,
     Finish,
     FinishReason,
+    JSONSchema,
     LLMMessage,
     ModelFormattedDictTool,
     TextDelta,
@@ -37,6 +38,7 @@ class Request:
 
     messages: list[LLMMessage]
     tools: list[ModelFormattedDictTool]
+    response_format: JSONSchema | None = None
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,7 @@ class ScriptedProvider:
     """Plays replies, one a request, to one conversation at a time or to several in a known order."""
 
     name = "scripted"
+    supports_json_schema = True
 
     def __init__(self, replies: Sequence[Reply], model: str = "script") -> None:
         self.model = model
@@ -90,15 +93,19 @@ class ScriptedProvider:
         return cls(replies, str(path))
 
     async def stream(
-        self, messages: Sequence[LLMMessage], *, tools: Sequence[ModelFormattedDictTool] = ()
+        self,
+        messages: Sequence[LLMMessage],
+        *,
+        tools: Sequence[ModelFormattedDictTool] = (),
+        response_format: JSONSchema | None = None,
     ) -> AsyncGenerator[Chunk, None]:
-        """Play the next reply.
+        """Play the next reply. It is not held to a form: a script says what comes.
 
         Raises:
             ScriptDriftError: there is none, or it expects something else.
             ProviderError: the script says so.
         """
-        self.requests.append(Request(messages=list(messages), tools=list(tools)))
+        self.requests.append(Request(messages=list(messages), tools=list(tools), response_format=response_format))
         reply = self._next()
         for piece in re.findall(r"\s*\S+\s*$|\s*\S+", reply.text) or ([reply.text] if reply.text else []):
             yield TextDelta(piece)

@@ -13,7 +13,7 @@ from urllib.parse import unquote
 
 from llmgine.llm.types import ModelFormattedDictTool
 
-__all__ = ["tool_call_grammar"]
+__all__ = ["json_grammar", "tool_call_grammar"]
 
 # No \u escapes and no optional blanks: every value has one spelling, so the model has nothing to get lost in.
 _BASICS = {
@@ -45,12 +45,23 @@ def tool_call_grammar(tools: Iterable[ModelFormattedDictTool], alternatives: Seq
     return "".join(f"{name} ::= {body}\n" for name, body in rules.items())
 
 
+def json_grammar(schema: Mapping[str, Any]) -> str:
+    """Return the grammar of a JSON text that fits a schema, in the same bounds."""
+    rules = dict(_BASICS)
+    root = _value(schema, rules)
+    return "".join(f"{name} ::= {body}\n" for name, body in (rules | {"root": root}).items())
+
+
 def _arguments(parameters: Any, rules: dict[str, str]) -> str:
     if not parameters or not (parameters.get("properties") or parameters.get("$ref")):
         return '"{}"'
-    schema = _Schema(parameters, dict(rules))
+    return _value(parameters, rules)
+
+
+def _value(of: Any, rules: dict[str, str]) -> str:
+    schema = _Schema(of, dict(rules))
     try:
-        rule = schema.value(parameters, _NOTHING_OPEN)
+        rule = schema.value(of, _NOTHING_OPEN)
     except (AttributeError, LookupError, RecursionError, TypeError, ValueError):
         return "object"  # it is no JSON schema, or one nested beyond reason
     rules |= schema.rules

@@ -5,13 +5,14 @@ from __future__ import annotations
 from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import Enum
+from traceback import format_exception_only
 from typing import Any, Literal
 
-from pydantic_core import PydanticSerializationError, to_json
+from pydantic_core import PydanticSerializationError, to_json, to_jsonable_python
 
 from llmgine.llm.tools.toolCall import ToolCall
 
-__all__ = ["ToolResult", "as_text", "bounded"]
+__all__ = ["ToolResult", "as_data", "as_text", "bounded"]
 
 _BYTES_MODES: tuple[Literal["utf8", "base64"], ...] = ("utf8", "base64")
 
@@ -29,17 +30,33 @@ class ToolResult:
     arguments: dict[str, Any] = field(default_factory=dict[str, Any])
     """As the tool received them. Where they did not fit, as the model sent them: `{"__raw__": text}` if not in JSON."""
     duration: float = 0.0
-    """Seconds from the tool's start, without the wait for its turn; 0.0 if it never started."""
+    """Seconds that it ran, in all attempts, without the waits for its turn; 0.0 if it never started."""
+    attempts: int = 0
+    """How often it was started."""
+    timed_out: bool = False
+    """Whether the last attempt was cut off by the time limit, so that what it has done is not known."""
 
 
 def as_text(value: Any) -> str:
-    """Return a string as it is, anything else as JSON, and what has no JSON form as `str` shows it."""
+    """Return a string as it is, anything else as JSON, and what has no JSON form as Python shows it."""
     if isinstance(value, str) and not isinstance(value, Enum):
         return value
     for bytes_mode in _BYTES_MODES:
         with suppress(PydanticSerializationError):
-            return to_json(value, bytes_mode=bytes_mode, fallback=str).decode()
-    return str(value)
+            return to_json(value, bytes_mode=bytes_mode, fallback=_shown).decode()
+    return _shown(value)
+
+
+def as_data(value: Any) -> Any:
+    """Return a value as data that JSON can express, and what has no such form as Python shows it."""
+    for bytes_mode in _BYTES_MODES:
+        with suppress(ValueError):
+            return to_jsonable_python(value, bytes_mode=bytes_mode, fallback=_shown)
+    return _shown(value)
+
+
+def _shown(value: Any) -> str:
+    return "".join(format_exception_only(value)).strip() if isinstance(value, BaseException) else str(value)
 
 
 def bounded(text: str, max_chars: int) -> str:

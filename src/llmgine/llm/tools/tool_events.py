@@ -7,7 +7,14 @@ from typing import Any
 
 from llmgine.messages import Event
 
-__all__ = ["ToolCallEvent", "ToolExecuteResultEvent", "ToolManagerEvent"]
+__all__ = [
+    "ToolCallEvent",
+    "ToolCompiledEvent",
+    "ToolExecuteResultEvent",
+    "ToolManagerEvent",
+    "ToolProgressEvent",
+    "ToolRegisterEvent",
+]
 
 
 @dataclass
@@ -18,6 +25,22 @@ class ToolManagerEvent(Event):
 
 
 @dataclass
+class ToolRegisterEvent(ToolManagerEvent):
+    """A tool has been registered."""
+
+    tool_info: dict[str, Any] = field(default_factory=dict[str, Any])
+    """`{"name", "description", "effect", …}`, as `Tool.info` returns it."""
+
+
+@dataclass
+class ToolCompiledEvent(ToolManagerEvent):
+    """The tools have been written down for a model."""
+
+    tool_compiled_list: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    """In the provider's format."""
+
+
+@dataclass
 class ToolCallEvent(ToolManagerEvent):
     """A model has asked for a tool; it is about to run."""
 
@@ -25,6 +48,18 @@ class ToolCallEvent(ToolManagerEvent):
     tool_name: str = ""
     arguments: str = field(default="{}", metadata={"content": True})
     """As the model wrote them, unchecked."""
+
+
+@dataclass
+class ToolProgressEvent(ToolManagerEvent):
+    """A tool that is running has got further."""
+
+    tool_call_id: str = ""
+    tool_name: str = ""
+    progress: float = 0.0
+    total: float | None = None
+    """What `progress` will be in the end; None if that is not known."""
+    message: str = field(default="", metadata={"content": True})
 
 
 @dataclass

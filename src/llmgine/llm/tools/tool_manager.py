@@ -5,24 +5,26 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import time
-from collections.abc import Sequence
-from traceback import format_exception_only
-from typing import Any, TypeVar
+import random
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
+from typing import Any, TypeVar, Unpack
 
 from llmgine.bus.replay import tools_are_off
-from llmgine.errors import (
-    ConfigurationError,
-    ToolError,
-    ToolRegistrationError,
-    ToolTimeoutError,
-    ToolValidationError,
-)
-from llmgine.llm.tools.result import ToolResult, as_text, bounded
+from llmgine.errors import ConfigurationError, ToolTimeoutError, ToolValidationError
+from llmgine.llm.tools.attempt import Outcome, run_attempt, told
+from llmgine.llm.tools.injection import Factory
+from llmgine.llm.tools.prepared_call import PreparedCall
+from llmgine.llm.tools.result import ToolResult, bounded
 from llmgine.llm.tools.tool import Tool
+from llmgine.llm.tools.tool_context import ToolContext
+from llmgine.llm.tools.tool_options import ToolOptions
+from llmgine.llm.tools.tool_register import ToolRegister
 from llmgine.llm.tools.toolCall import ToolCall
+from llmgine.llm.tools.turns import Turns
 from llmgine.llm.tools.validation import decode_arguments
 from llmgine.llm.types import AsyncOrSyncToolFunction, ModelFormattedDictTool
+from llmgine.messages import new_id
 
 __all__ = ["ToolManager", "ToolResult"]
 
@@ -38,15 +40,18 @@ class ToolManager:
     Coroutine functions run in the event loop; at their timeout they are cancelled, and waited for until they have
     cleaned up. Any other function runs in a daemon thread of its own, so it never blocks the loop. As threads cannot be
     stopped, one that times out or whose caller is cancelled runs on, but nothing waits for it any more: it counts
-    towards no limit and does not keep the interpreter from exiting.
+    towards no limit and does not keep the interpreter from exiting. With `in_process`, a function of either kind runs
+    in a process of its own, which is killed.
 
     Args:
         chat_history: The conversation that the calls belong to, for tools to read. The manager never writes to it.
         max_concurrency: Tools that run at the same time in one event loop, at least 1; further calls wait their turn.
             Default: LLMGINE_TOOL_MAX_CONCURRENCY, or 8.
-        default_timeout_s: Seconds that one call may take from its turn on; `math.inf` is no limit.
+        default_timeout_s: Seconds that one attempt may take from its turn on; `math.inf` is no limit.
             Default: LLMGINE_TOOL_TIMEOUT_SECONDS, or 30.
         max_result_chars: Longest text that a model gets as a result; the rest is cut off, with a mark that says so.
+        random: Returns a number between two, for the delays between attempts.
+        sleep: Waits for some seconds between attempts.
 
     Raises:
         ConfigurationError: a limit is not a number above zero.
@@ -59,6 +64,8 @@ class ToolManager:
         max_concurrency: int | None = None,
         default_timeout_s: float | None = None,
         max_result_chars: int = 65_536,
+        random: Callable[[float, float], float] = random.uniform,
+        sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
     ) -> None:
         self.chat_history = chat_history
         self.max_concurrency = _limit("max_concurrency", max_concurrency, "LLMGINE_TOOL_MAX_CONCURRENCY", 8)
@@ -66,51 +73,59 @@ class ToolManager:
         if max_result_chars < 1:
             raise ConfigurationError(f"max_result_chars must be at least 1, not {max_result_chars}.")
         self.max_result_chars = max_result_chars
-        self._tools: dict[str, Tool] = {}
-        self._turns: dict[asyncio.AbstractEventLoop, asyncio.Semaphore] = {}
+        self._register = ToolRegister()
+        self._turns = Turns(self.max_concurrency)
+        self._random = random
+        self._sleep = sleep
 
-    def register_tool(
-        self,
-        function: F,
-        *,
-        name: str | None = None,
-        description: str | None = None,
-        timeout: float | None = None,
-    ) -> F:
+    def provide(self, kind: Any, value: Any = None, *, factory: Factory | None = None) -> None:
+        """Say what parameters annotated `Annotated[kind, Inject]` get. To be said before their tools are registered.
+
+        Args:
+            kind: the type, exactly as in the annotation; `kind | None` there means the same.
+            value: what all calls get.
+            factory: makes it of the `ToolContext` of each attempt, in the event loop; it may be async.
+
+        Raises:
+            ConfigurationError: both are given or neither, or something is provided for this type already.
+        """
+        self._register.dependencies.provide(kind, value, factory=factory)
+
+    def register_tool(self, function: F, **options: Unpack[ToolOptions]) -> F:
         """Make a function a tool, and return the function: this is also a decorator.
 
         Args:
-            function: A function, method, partial or callable object, sync or async, whose parameters can all be named.
-            name: 1 to 64 letters, digits, `_` or `-`. Default: the function's name.
-            description: What the model reads about it. Default: the docstring up to its first section.
-            timeout: Seconds that one call may take. Default: the manager's.
+            function: A function, method, partial or callable object, sync or async, whose parameters can all be named
+                or are injected: a `ToolContext`, or what is `Annotated[…, Inject]`.
+            **options: `name`, `description`, `timeout`, `retries`, `max_concurrency`, `effect`, `requires_approval`,
+                `in_process`, as in `ToolOptions`. They go before those of `@tool`.
 
         Raises:
             ToolRegistrationError: the function cannot be a tool, or the name is taken.
         """
-        tool = Tool.from_function(function, name=name, description=description, timeout=timeout)
-        if tool.name in self._tools:
-            raise ToolRegistrationError(
-                f"There is a tool '{tool.name}' already. Give this one another name with name=."
-            )
-        self._tools[tool.name] = tool
+        self._register.register_tool(function, **options)
         return function
 
-    async def register_tool_async(
-        self,
-        function: F,
-        *,
-        name: str | None = None,
-        description: str | None = None,
-        timeout: float | None = None,
-    ) -> F:
+    async def register_tool_async(self, function: F, **options: Unpack[ToolOptions]) -> F:
         """Do what `register_tool` does, for callers that await every registration."""
-        return self.register_tool(function, name=name, description=description, timeout=timeout)
+        return self.register_tool(function, **options)
+
+    def register_tools(self, source: object, *, prefix: str = "") -> list[Tool]:
+        """Make tools of the functions of an object or a module: of all or, where one is wrong, of none.
+
+        Args:
+            source: whose functions that are marked with `@tool` become tools; if none is, those that are public.
+            prefix: what the names of the tools begin with.
+
+        Raises:
+            ToolRegistrationError: one of them cannot be a tool, or a name is taken, or there is no function.
+        """
+        return self._register.register_tools(source, prefix=prefix)
 
     @property
     def tools(self) -> tuple[Tool, ...]:
         """The tools, in the order of their registration."""
-        return tuple(self._tools.values())
+        return self._register.tools
 
     @property
     def tool_schemas(self) -> list[ModelFormattedDictTool]:
@@ -123,7 +138,7 @@ class ToolManager:
 
     def is_local_tool(self, name: str) -> bool:
         """Return whether a function is registered under that name."""
-        return name in self._tools
+        return self._register.get(name) is not None
 
     async def execute_tool_calls(self, tool_calls: Sequence[ToolCall]) -> list[Any]:
         """Run calls at the same time, and return their results in the order of the calls.
@@ -137,61 +152,102 @@ class ToolManager:
         result = await self.run(tool_call)
         return result.value if result.succeeded else result.content
 
-    async def run(self, call: ToolCall) -> ToolResult:
-        """Run a call. Whatever goes wrong is in the result; only a cancellation of the caller is raised."""
-        problem = ""
+    async def run(self, call: ToolCall, context: ToolContext | None = None) -> ToolResult:
+        """Prepare a call and run it. Whatever goes wrong is in the result; only a cancellation is raised.
+
+        A tool that requires approval is not run: there is nobody here to ask.
+        """
+        prepared = self.prepare(call)
+        if isinstance(prepared, ToolResult):
+            return prepared
+        if prepared.tool.requires_approval:
+            text = f"Error executing {call.name}: not run, because a person has to agree to it and has not been asked."
+            return self._refused(call, text, prepared.arguments)
+        return await self.run_prepared(prepared, context)
+
+    def prepare(self, call: ToolCall) -> PreparedCall | ToolResult:
+        """Return a call with its tool and its arguments checked, or the result that says why it cannot be run."""
         try:
-            arguments = decode_arguments(call.arguments)
+            sent = decode_arguments(call.arguments)
+            problem = ""
         except ToolValidationError as exc:
-            arguments = {"__raw__": call.arguments}
-            problem = f"Error executing {call.name}: {exc}"
-        tool = self._tools.get(call.name)
+            sent = {"__raw__": call.arguments}
+            problem = str(exc)
+        tool = self._register.get(call.name)
         if tool is None:
-            problem = f"Error: Tool '{call.name}' not found. Available tools: {', '.join(self._tools) or 'none'}."
-        elif tools_are_off():
-            problem = f"Error executing {call.name}: not run, because this is a replay of what happened before."
-        if tool is None or problem:
-            return ToolResult(call, bounded(problem, self.max_result_chars), arguments=arguments)
-        async with self._turn():
-            return await self._run(tool, call, arguments)
+            return self._refused(call, self._register.explain_unknown(call.name), sent)
+        if tools_are_off():
+            problem = "not run, because this is a replay of what happened before."
+        if not problem:
+            try:
+                return PreparedCall.of(call, tool, sent)
+            except Exception as exc:  # annotations may hold code of the application's
+                logger.debug("The arguments of tool %s could not be checked", tool.name, exc_info=exc)
+                problem = told(exc)
+        return self._refused(call, f"Error executing {tool.name}: {problem}", sent)
 
-    async def _run(self, tool: Tool, call: ToolCall, arguments: dict[str, Any]) -> ToolResult:
-        async def work() -> tuple[Any, str]:
-            nonlocal arguments
-            arguments = tool.validator.validate(arguments)
-            value = await tool.call(arguments)
-            return value, as_text(value)
+    async def run_prepared(self, prepared: PreparedCall, context: ToolContext | None = None) -> ToolResult:
+        """Run a call that has been prepared and, where it must be, agreed to.
 
+        It waits for its turn; a failure is tried again as the tool's options say, each attempt in a turn of its own.
+        Whatever goes wrong is in the result; only a cancellation is raised.
+
+        Args:
+            prepared: as `prepare` returns it.
+            context: what the tool may know. Its deadline holds for all attempts together; its idempotency key is the
+                same for each, and a new one if it has none. The rest of a call is filled in here.
+        """
+        tool = prepared.tool
+        context = replace(context or ToolContext(), tool_call_id=prepared.call.id, tool_name=tool.name)
+        if not context.idempotency_key:
+            context = replace(context, idempotency_key=new_id())
         timeout = self.default_timeout_s if tool.timeout is None else tool.timeout
-        started = time.monotonic()
-        outcome: tuple[Any, str] | BaseException
-        try:
-            async with asyncio.timeout(timeout):
-                # `gather` tells the tool from its surroundings: what the tool raises, be it a TimeoutError or a
-                # CancelledError, comes back as a value; a cancellation from outside is raised here, after the tool
-                # has cleaned up, even if the tool suppresses it.
-                [outcome] = await asyncio.gather(work(), return_exceptions=True)
-        except TimeoutError:
-            going_on = "" if tool.is_async else "; it may still be running"
-            outcome = ToolTimeoutError(f"timed out after {timeout:g} seconds{going_on}", timeout=timeout)
-        duration = time.monotonic() - started
-        if isinstance(outcome, BaseException):
-            logger.debug("Tool %s failed", tool.name, exc_info=outcome)
-            told = str(outcome) if isinstance(outcome, ToolError) else "".join(format_exception_only(outcome)).strip()
-            text = bounded(f"Error executing {tool.name}: {told}", self.max_result_chars)
-            return ToolResult(call, text, arguments=arguments, duration=duration)
-        value, text = outcome
-        text = bounded(text, self.max_result_chars)
-        return ToolResult(call, text, succeeded=True, value=value, arguments=arguments, duration=duration)
+        dependencies = self._register.dependencies
+        outcome = Outcome(error=ToolTimeoutError("not run, because no time was left", timeout=0.0))
+        attempts = 0
+        duration = 0.0
+        delay: float | None = None
+        while True:
+            async with self._turns.turn(tool):
+                latest = await run_attempt(prepared, replace(context, attempt=attempts + 1), dependencies, timeout)
+            if latest is None:
+                break
+            outcome = latest
+            attempts += 1
+            duration += outcome.duration
+            delay = self._delay(tool, context, attempts, outcome.error, delay)
+            if delay is None:
+                break
+            await self._sleep(delay)
+        text = outcome.text
+        if outcome.error is not None:
+            logger.debug("Tool %s failed", tool.name, exc_info=outcome.error)
+            often = f" (tried {attempts} times)" if attempts > 1 else ""
+            text = f"Error executing {tool.name}: {told(outcome.error)}{often}"
+        return ToolResult(
+            prepared.call,
+            bounded(text, self.max_result_chars),
+            succeeded=outcome.error is None,
+            value=outcome.value,
+            arguments=prepared.arguments,
+            duration=duration,
+            attempts=attempts,
+            timed_out=outcome.timed_out,
+        )
 
-    def _turn(self) -> asyncio.Semaphore:
-        # A semaphore belongs to one event loop, and keeps it in memory.
-        loop = asyncio.get_running_loop()
-        if loop not in self._turns:
-            for other in [other for other in self._turns if other.is_closed()]:
-                del self._turns[other]
-            self._turns[loop] = asyncio.Semaphore(self.max_concurrency)
-        return self._turns[loop]
+    def _delay(
+        self, tool: Tool, context: ToolContext, attempts: int, error: BaseException | None, previous: float | None
+    ) -> float | None:
+        """Return the seconds to wait after so many attempts; None if that was the last."""
+        if error is None or isinstance(error, ToolValidationError) or attempts > tool.retry.max_retries:
+            return None
+        delay = tool.retry.delay(attempts, previous, self._random)
+        if context.deadline is not None and asyncio.get_running_loop().time() + delay >= context.deadline:
+            return None
+        return delay
+
+    def _refused(self, call: ToolCall, text: str, arguments: dict[str, Any]) -> ToolResult:
+        return ToolResult(call, bounded(text, self.max_result_chars), arguments=arguments)
 
 
 def _limit(option: str, given: N | None, variable: str, default: N) -> N:

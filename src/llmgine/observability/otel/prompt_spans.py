@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 import orjson
 from opentelemetry.trace import Span, SpanKind
 
+from llmgine.llm.context.message import texts
 from llmgine.llm.engine.commands import PromptCommand
 from llmgine.llm.engine.events import (
     EngineEvent,
@@ -188,7 +189,7 @@ class PromptSpans:
             attributes[self._names.agent_id] = event.engine_id
         command = self._open.sender_of(event)
         if self._record_content and isinstance(command, PromptCommand):
-            attributes[semconv.INPUT_MESSAGES] = _json([_message("user", command.prompt)])
+            attributes[semconv.INPUT_MESSAGES] = _json([_message("user", "\n".join(texts(command.prompt)))])
         parent = self._open.parent_of(event)
         prompt = _Prompt(self._spans.start(semconv.AGENT_SPAN, parent, attributes=attributes, begun=began))
         if key is not None:

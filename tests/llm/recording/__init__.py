@@ -1,0 +1,1 @@
+"""Tests of recordings, and the runs that they have in common."""
