@@ -34,7 +34,7 @@ def versions() -> dict[str, str]:
         check=True,
         capture_output=True,
     )
-    return {package["name"]: package["version"] for package in json.loads(listed.stdout)}
+    return {package["name"].lower(): package["version"] for package in json.loads(listed.stdout)}
 
 
 def pip(*arguments: str) -> None:

@@ -5,13 +5,14 @@ import asyncio
 import json
 import os
 from importlib import import_module
+from typing import Any
 
-from contestants.contestant import Contestant
+from durable.rows import ROWS as DURABLE_ROWS
 from measurements import QUICK, Size
 from rows import ROWS, Row
 
 
-async def measure(row: Row, contestant: Contestant, size: Size) -> None:
+async def measure(row: Row, contestant: Any, size: Size) -> None:
     figures = await row.measure(contestant, size)
     print(json.dumps({"figures": figures}), flush=True)
     os._exit(0)  # how a library stops is not measured, and some do not without being asked
@@ -23,8 +24,8 @@ def main() -> None:
     parser.add_argument("contestant")
     parser.add_argument("--quick", action="store_true")
     arguments = parser.parse_args()
-    row = next(row for row in ROWS if row.name == arguments.row)
-    contestant: Contestant = import_module(f"contestants.{arguments.contestant.replace('-', '_')}").contestant()
+    row = next(row for row in (*ROWS, *DURABLE_ROWS) if row.name == arguments.row)
+    contestant = import_module(f"{row.package}.{arguments.contestant.replace('-', '_')}").contestant()
     if row.name in contestant.cannot:
         print(json.dumps({"cannot": contestant.cannot[row.name]}))
     else:

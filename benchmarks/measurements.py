@@ -43,10 +43,33 @@ class Size:
     processed: int = 500_000
     idle: int = 200
     imports: int = 5
+    scheduled: int = 5_000
+    waiting: int = 100_000
+    at_rest: float = 3.0
+    """Seconds on the clock."""
+    logged: int = 50_000
+    failing: int = 1_000
+    transactions: int = 500
+    relayed: int = 5_000
 
 
 QUICK = Size(
-    seconds=0.1, burst=5_000, tasks=50, commands=40, sessions=1_000, queued=10_000, processed=50_000, idle=50, imports=3
+    seconds=0.1,
+    burst=5_000,
+    tasks=50,
+    commands=40,
+    sessions=1_000,
+    queued=10_000,
+    processed=50_000,
+    idle=50,
+    imports=3,
+    scheduled=1_000,
+    waiting=10_000,
+    at_rest=0.5,
+    logged=10_000,
+    failing=200,
+    transactions=100,
+    relayed=1_000,
 )
 
 

@@ -1,10 +1,11 @@
 """The rows of the table: what is measured, in which unit, and the goal."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import measurements
-from contestants.contestant import Contestant
+from contestants import CONTESTANTS
 from measurements import Figures, Size
 
 
@@ -16,8 +17,10 @@ class Figure:
     title: str
     """May name the fields of a `Size` in braces."""
     unit: str
-    goal: float
+    goal: float | None = None
     """The most that LLMgine may need."""
+    least: bool = False
+    """More is better, and the goal the least."""
     ratio: bool = False
     """The goal, and every contestant's figure, is a multiple of the limit of the same round."""
 
@@ -27,8 +30,12 @@ class Row:
     """One process per contestant and round, and what comes of it."""
 
     name: str
-    measure: Callable[[Contestant, Size], Awaitable[Figures]]
+    measure: Callable[[Any, Size], Awaitable[Figures]]
+    """Takes a contestant."""
     figures: tuple[Figure, ...]
+    package: str = "contestants"
+    """Where the contestants are."""
+    contestants: Sequence[str] = CONTESTANTS
 
 
 ROWS = (

@@ -39,14 +39,14 @@ def measure_all(
     starting: Callable[[int, Row, str], None],
 ) -> Outcomes:
     """Measure everything, one process at a time; `starting` is told of each."""
-    outcomes = {(row.name, contestant): Outcome() for row in rows for contestant in contestants}
+    pairs = [(row, contestant) for row in rows for contestant in row.contestants if contestant in contestants]
+    outcomes = {(row.name, contestant): Outcome() for row, contestant in pairs}
     for number in range(rounds):
-        for row in rows:
-            for contestant in contestants:
-                starting(number, row, contestant)
-                outcome = outcomes[row.name, contestant]
-                if not outcome.instead:
-                    measure(row, contestant, outcome, quick=quick)
+        for row, contestant in pairs:
+            starting(number, row, contestant)
+            outcome = outcomes[row.name, contestant]
+            if not outcome.instead:
+                measure(row, contestant, outcome, quick=quick)
     return outcomes
 
 

@@ -42,9 +42,9 @@ def cell(row: Row, figure: Figure, contestant: str, outcomes: Outcomes) -> str:
         value = median(values)
         text, reached = (
             amount(value, "×" if figure.ratio and contestant != LIMIT else figure.unit),
-            value <= figure.goal,
+            figure.goal is not None and (value >= figure.goal if figure.least else value <= figure.goal),
         )
-    return f"{'✓' if reached else '✗'} {text}" if contestant == LLMGINE else text
+    return f"{'✓' if reached else '✗'} {text}" if contestant == LLMGINE and figure.goal is not None else text
 
 
 def series(figure: Figure, outcome: Outcome, limit: Outcome) -> list[float]:
@@ -56,7 +56,9 @@ def series(figure: Figure, outcome: Outcome, limit: Outcome) -> list[float]:
 
 
 def goal(figure: Figure) -> str:
-    return "≤ " + amount(figure.goal, "×" if figure.ratio else figure.unit)
+    if figure.goal is None:
+        return ""
+    return ("≥ " if figure.least else "≤ ") + amount(figure.goal, "×" if figure.ratio else figure.unit)
 
 
 def amount(value: float, unit: str) -> str:

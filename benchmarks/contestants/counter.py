@@ -41,3 +41,10 @@ async def suspending_handler(message: Any) -> None:  # noqa: ARG001  # the shape
     """Count, and let the other tasks run once."""
     counter.handled += 1
     await asyncio.sleep(0)
+
+
+async def signalling_handler(message: Any) -> None:  # noqa: ARG001  # the shape of a handler
+    """Count, and tell whoever waits for so many."""
+    counter.handled += 1
+    if counter.handled == counter.expected:
+        counter.reached.set()
