@@ -218,7 +218,10 @@ class Durability(EventPublication):
             from llmgine.bus.scheduling import Scheduler
 
             stores = self._open_stores()
-            self._kept.scheduler = Scheduler(self._release, None if stores is None else stores.schedule)
+            if stores is None:
+                self._kept.scheduler = Scheduler(self._release)
+            else:
+                self._kept.scheduler = Scheduler(self._release, stores.schedule, lease=stores.schedule.lease)
             if self._lanes is not None and self._loop is not None:
                 self._kept.scheduler.start(self._loop)
         return self._kept.scheduler

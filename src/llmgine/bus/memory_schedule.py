@@ -32,6 +32,7 @@ class MemoryScheduleStore:
 
     def __init__(self, *, lease: float = 60.0, clock: Callable[[], datetime] = utc_now) -> None:
         """Lease claims for so many seconds of `clock`."""
+        self.lease = lease
         self._lease = timedelta(seconds=lease)
         self._clock = clock
         self._rows: dict[str, _Row] = {}

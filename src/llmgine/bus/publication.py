@@ -56,8 +56,9 @@ class EventPublication(CommandExecution):
         Args:
             event: goes to the handlers of the bus and of its session, by ascending priority.
             await_processing: return when those have finished; if False, as soon as the event is queued. Before `start`
-                the event is kept and the call returns at once. A `ScheduledEvent` is never waited for: the call returns
-                when it is on disk, if there is a database, and raises `CodecError` if it holds what cannot be stored.
+                the event is kept and the call returns at once. A `ScheduledEvent` is never waited for: if its
+                time is yet to come, the call returns when it is on disk, if there is a database, and raises `CodecError` if
+                it holds what cannot be stored.
 
         Raises:
             BusNotRunningError: the bus has been stopped, or runs in another thread.

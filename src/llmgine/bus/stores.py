@@ -92,6 +92,11 @@ class Claim:
 class ScheduleStore(Protocol):
     """Keeps scheduled events. What cannot be reached raises `StoreError`; nothing is half done then."""
 
+    @property
+    def lease(self) -> float:
+        """For how many seconds a claim holds, unless it is renewed."""
+        ...
+
     async def add(self, held: Sequence[Held]) -> None:
         """Keep events, all or none; they are on disk when this returns. One with the id of another takes its place."""
         ...

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -90,7 +91,7 @@ class DatabaseHistoryStore:
 
     def __init__(self, url: str) -> None:
         """Take the database URL; nothing is opened yet."""
-        self._worker = Worker(url, _prepare)
+        self._worker = Worker(url, _prepare, level=logging.DEBUG)  # whoever asks is told by the error
 
     async def load(self, conversation: str) -> list[dict[str, Any]]:
         """Return a conversation's messages in order; none if there is no such conversation."""

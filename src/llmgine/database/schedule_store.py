@@ -46,6 +46,7 @@ class DatabaseScheduleStore:
         """
         check_number("lease", lease, int | float, "a number of seconds, at least 1", least=1)
         self._access = access
+        self.lease: float = lease
         self._lease = int(lease * _SECOND)
         self._table: Table = access.tables.scheduled_events
         self._added = 0
