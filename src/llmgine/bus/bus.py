@@ -82,8 +82,6 @@ class MessageBus(Durability):
     _application: ClassVar[MessageBus | None] = None
     _making: ClassVar[Lock] = Lock()
     _made: _Made | None = None
-    _event_queue: BoundedEventQueue[Any] | None = None
-    """What it was given; its account is `_bound`."""
 
     # The options are for `__init__`, which runs on the application's bus again and again.
     def __new__(cls, *_: Any, **__: Any) -> Self:  # noqa: D102
@@ -227,12 +225,14 @@ class MessageBus(Durability):
                 raise ConfigurationError(msg)
 
     def _take_bound(self, queue: BoundedEventQueue[Any] | None) -> None:
-        if queue is not self._event_queue:  # or else the bus was reset, and has it already
-            self._bound = None if queue is None else queue.hand_over()
-            self._event_queue = queue
-        if self._bound is not None:
-            self._bound.on_lost = self._note_lost
-            self._metrics.register_counter("events_dropped_total", "Events that backpressure dropped or rejected")
+        if queue is None:
+            with suppress(AttributeError):  # where there is none, there is no attribute: see `Kept`
+                del self._bound
+            return
+        if queue._bound is not self._bound:  # or else the bus was reset, and has it already
+            self._bound = queue.hand_over()
+        self._bound.on_lost = self._note_lost
+        self._metrics.register_counter("events_dropped_total", "Events that backpressure dropped or rejected")
 
     def _set_up(self, options: dict[str, Any]) -> None:
         self.set_batch_processing(options["batch_size"], options["batch_timeout"])
@@ -243,7 +243,6 @@ class MessageBus(Durability):
         self._stopping = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._buffer: list[Event] | None = []  # None once the bus has been stopped
-        self._suppress_errors = True
         self._failures = Failures()
         self._pending = PendingEvents()
         metrics = self._metrics
@@ -455,7 +454,7 @@ class MessageBus(Durability):
             "queue_size": self._queue_size(),
             "batch_size": self._batch_size,
             "batch_timeout": self._batch_timeout,
-            "error_suppression": self._suppress_errors,
+            "error_suppression": self._failures.suppressed,
             "total_errors": self._failures.total,
             "filtered": dict(self._gate.turned_away),
             **self._registry.get_handler_stats(),

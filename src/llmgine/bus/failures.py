@@ -18,6 +18,8 @@ class Failures:
 
     def __init__(self) -> None:
         self.total = 0
+        self.suppressed = True
+        """Whether they are kept from the publishers."""
         self.latest: list[BaseException] = []
         """Oldest first."""
         self._limit = 1000

@@ -42,7 +42,6 @@ class EventPublication(CommandExecution):
     _buffer: list[Event] | None  # what is published before; None once the bus has been stopped
     _stopping: bool
     _thread: int
-    _suppress_errors: bool
     _failures: Failures
     _published: Counter
     _handlers_failed: Counter
@@ -56,9 +55,9 @@ class EventPublication(CommandExecution):
         Args:
             event: goes to the handlers of the bus and of its session, by ascending priority.
             await_processing: return when those have finished; if False, as soon as the event is queued. Before `start`
-                the event is kept and the call returns at once. A `ScheduledEvent` is never waited for: if its
-                time is yet to come, the call returns when it is on disk, if there is a database, and raises `CodecError` if
-                it holds what cannot be stored.
+                the event is kept and the call returns at once. A `ScheduledEvent` is never waited for: if its time is
+                yet to come, the call returns when it is on disk, if there is a database, and raises `CodecError` if it
+                holds what cannot be stored.
 
         Raises:
             BusNotRunningError: the bus has been stopped, or runs in another thread.
@@ -103,7 +102,7 @@ class EventPublication(CommandExecution):
         outcome = lanes.begin(session, event, chain)
         if isinstance(outcome, asyncio.Future):
             outcome = await lanes.outlast(outcome)
-        if outcome is not None and not self._suppress_errors:
+        if outcome is not None and not self._failures.suppressed:
             raise outcome
 
     def add_pending_event(self, event: Event) -> None:
@@ -132,11 +131,11 @@ class EventPublication(CommandExecution):
 
     def suppress_event_errors(self) -> None:
         """Keep the failures of event handlers from their publishers; the default."""
-        self._suppress_errors = True
+        self._failures.suppressed = True
 
     def unsuppress_event_errors(self) -> None:
         """Raise the first failure of an event's handlers to its waiting publisher."""
-        self._suppress_errors = False
+        self._failures.suppressed = False
 
     def set_error_history_limit(self, limit: int) -> None:
         """Keep at most `limit` failures in `event_handler_errors`.

@@ -17,7 +17,6 @@ from llmgine.messages.ids import BUS
 if TYPE_CHECKING:
     from llmgine.bus.resilience.dead_letters import DeadLetters
     from llmgine.bus.resilience.policy import Policies, Policy
-    from llmgine.bus.resilience.statistics import ErrorStatistics
 
 __all__ = ["Registration"]
 
@@ -28,7 +27,6 @@ class Registration(ABC):
     """The part of a bus that owns its handlers, middleware and policies."""
 
     _policies: Policies | None = None
-    _statistics: ErrorStatistics | None = None
     _layered = False
     """Whether there is anything around command handlers."""
 
@@ -47,13 +45,11 @@ class Registration(ABC):
         announce: Callable[[Event, Command[Any] | None], None],
     ) -> None:
         with suppress(AttributeError):  # where there are none, there is no attribute: see `Kept`
-            del self._policies, self._statistics
+            del self._policies
         if default is not None or by_type:
             from llmgine.bus.resilience.policy import Policies  # which a bus without policies does not need
-            from llmgine.bus.resilience.statistics import ErrorStatistics
 
             self._policies = Policies(default, by_type, letters, announce)
-            self._statistics = ErrorStatistics()
 
     def register_command_handler(
         self, command_type: type[Command[Any]], handler: CommandHandler, session_id: SessionID = BUS
@@ -164,8 +160,8 @@ class Registration(ABC):
             return handler
         layers = [*self._command_middleware]
         # To be denied is an answer: nobody is to be asked again, and nothing has failed.
-        if self._policies is not None and self._statistics is not None and not asks:
-            layers += [self._statistics, *self._policies.layers_for(command_type)]
+        if self._policies is not None and not asks:
+            layers += [self._policies.statistics, *self._policies.layers_for(command_type)]
         return compose([each.process_command for each in layers], handler, self._call_command_handler)
 
     def _wrap_event(self, handler: EventHandler) -> EventHandler:

@@ -141,10 +141,46 @@ def _approvals(tables: Tables, names: _Names) -> Sequence[str]:
     ]
 
 
+def _effects(tables: Tables, names: _Names) -> Sequence[str]:
+    runs, turns, effects = (names.table(table) for table in (tables.runs, tables.run_turns, tables.effects))
+    return [
+        f"""CREATE TABLE {runs} (
+            run_id TEXT PRIMARY KEY,
+            session_id TEXT NOT NULL,
+            prompt TEXT NOT NULL,
+            begun_at BIGINT NOT NULL,
+            ended_at BIGINT
+        )""",
+        f"CREATE INDEX {names.index(tables.runs, 'session')} ON {runs} (session_id, ended_at)",
+        f"CREATE INDEX {names.index(tables.runs, 'ended')} ON {runs} (ended_at)",
+        f"""CREATE TABLE {turns} (
+            run_id TEXT NOT NULL,
+            step BIGINT NOT NULL,
+            message TEXT NOT NULL,
+            keys TEXT NOT NULL,
+            PRIMARY KEY (run_id, step)
+        )""",
+        f"""CREATE TABLE {effects} (
+            key TEXT PRIMARY KEY,
+            run_id TEXT NOT NULL,
+            step BIGINT NOT NULL,
+            tool TEXT NOT NULL,
+            arguments TEXT NOT NULL,
+            effect TEXT NOT NULL,
+            intended_at BIGINT NOT NULL,
+            content TEXT,
+            succeeded BIGINT,
+            finished_at BIGINT
+        )""",
+        f"CREATE INDEX {names.index(tables.effects, 'run')} ON {effects} (run_id, step)",
+    ]
+
+
 STEPS: Sequence[Step] = [
     Step(lambda tables: [tables.scheduled_events, tables.event_log], _schedule_and_log),
     Step(lambda tables: [tables.dead_letters], _dead_letters),
     Step(lambda tables: [tables.approvals], _approvals),
+    Step(lambda tables: [tables.runs, tables.run_turns, tables.effects], _effects),
 ]
 
 

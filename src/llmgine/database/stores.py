@@ -14,6 +14,7 @@ from llmgine.bus.clocks import utc_now
 from llmgine.database.access import Access
 from llmgine.database.approval_store import DatabaseApprovalStore
 from llmgine.database.dead_letter_store import DatabaseDeadLetterStore
+from llmgine.database.effect_ledger import DatabaseEffectLedger
 from llmgine.database.engine import masked, open_existing, reason, transaction
 from llmgine.database.event_log import DatabaseEventLog
 from llmgine.database.event_records import EventRecords
@@ -58,6 +59,8 @@ class Database:
         self._dead_letters = DatabaseDeadLetterStore(self.access)
         self.approvals = DatabaseApprovalStore(self.access)
         """Requests for approval of tool calls."""
+        self.ledger = DatabaseEffectLedger(self.access)
+        """What engines have begun, and what their tools may have done."""
         self._event_log: DatabaseEventLog | None = None
         self.event_records = EventRecords(self.access)
         """What the log of events holds, also where nothing is written to it now."""

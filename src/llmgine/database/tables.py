@@ -112,6 +112,34 @@ class Tables:
             Column("reason", String),
             Column("used_at", BigInteger),
         )
+        self.runs = self._table(
+            "runs",
+            Column("run_id", String, primary_key=True),
+            Column("session_id", String),
+            Column("prompt", String),
+            Column("begun_at", BigInteger),
+            Column("ended_at", BigInteger),
+        )
+        self.run_turns = self._table(
+            "run_turns",
+            Column("run_id", String, primary_key=True),
+            Column("step", BigInteger, primary_key=True),
+            Column("message", String),
+            Column("keys", String),
+        )
+        self.effects = self._table(
+            "effects",
+            Column("key", String, primary_key=True),
+            Column("run_id", String),
+            Column("step", BigInteger),
+            Column("tool", String),
+            Column("arguments", String),
+            Column("effect", String),
+            Column("intended_at", BigInteger),
+            Column("content", String),
+            Column("succeeded", BigInteger),
+            Column("finished_at", BigInteger),
+        )
 
     def insert(self, table: Table) -> Any:
         """Return an insert that can say what to do where there is such a row already."""

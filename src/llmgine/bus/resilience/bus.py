@@ -88,7 +88,7 @@ class ResilientMessageBus(MessageBus):
             `{session: {command type: {"failure_count", "consecutive_failures", "total_executions", "failure_rate",
             "last_failure"}}}`
         """
-        return self._statistics.get(session_id) if self._statistics is not None else {}
+        return self._policies.statistics.get(session_id) if self._policies is not None else {}
 
     def get_queue_metrics(self) -> dict[str, Any]:
         """Return how the queue of events is doing.

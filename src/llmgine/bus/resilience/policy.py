@@ -15,6 +15,7 @@ from llmgine.bus.resilience.dead_letters import DeadLetters
 from llmgine.bus.resilience.outcomes import Announce
 from llmgine.bus.resilience.retry import Retry
 from llmgine.bus.resilience.rules import Action, Rule, check_rules
+from llmgine.bus.resilience.statistics import ErrorStatistics
 from llmgine.bus.resilience.timeout import TimeoutMiddleware
 from llmgine.errors import ConfigurationError
 from llmgine.messages import Command
@@ -110,6 +111,8 @@ class Policies:
             ConfigurationError: something is no policy or no command class, or nothing keeps the dead letters.
         """
         chosen: Mapping[Any, Any] = {**(by_type or {}), **({} if default is None else {object: default})}
+        self.statistics = ErrorStatistics()
+        """How all commands fare, also those without a policy."""
         self._layers: dict[type, list[HandlerMiddleware]] = {}
         for kind, policy in chosen.items():
             if kind is not object and not (isinstance(kind, type) and issubclass(kind, Command)):

@@ -92,6 +92,10 @@ class SimpleChatHistory:
         """Add the result of a tool call."""
         self._add(ChatMessage(Role.TOOL, content, tool_call_id=tool_call_id))
 
+    def add_message(self, message: ChatMessage) -> None:
+        """Add a message as it is, with its id."""
+        self._add(message)
+
     def drop_unanswered(self) -> None:
         """Forget the last message if it is a user's, to which nothing was said."""
         self._messages.pop_user()
