@@ -152,7 +152,16 @@ CONTRACT = {
     "llmgine.llm.tools": ["ToolCall"],
     "llmgine.llm.tools.toolCall": ["ToolCall"],
     "llmgine.llm.tools.tool_manager": ["ToolManager"],
-    "llmgine.llm.tools.tool_events": ["ToolExecuteResultEvent", "ToolManagerEvent"],
+    "llmgine.llm.tools.tool_events": [
+        "ToolManagerEvent",
+        "ToolRegisterEvent",
+        "ToolCompiledEvent",
+        "ToolExecuteResultEvent",
+        "ToolCallEvent",
+    ],
+    "llmgine.llm.tools.tool": ["Parameter", "Tool"],
+    "llmgine.llm.tools.tool_parser": ["OpenAIToolParser", "ClaudeToolParser", "DeepSeekToolParser"],
+    "llmgine.llm.tools.tool_register": ["ToolRegister"],
     "llmgine.llm.tools.validation": ["coerce_value"],
     "llmgine.llm.tools.exceptions": [
         "ToolError",
