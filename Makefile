@@ -4,6 +4,8 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3; 
 VENV ?= .venv
 PYTHONS ?= 3.11 3.12 3.13
 BIN := $(VENV)/bin
+# Where all tests are run, on every processor there is.
+PARALLEL := --numprocesses auto --dist loadfile
 # Asks nothing of pip but wheels whose hashes are written down.
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input
 .DEFAULT_GOAL := help
@@ -18,7 +20,7 @@ chat: $(VENV)/.chat ## Start the chat (pass options with ARGS="--help")
 	@$(BIN)/llmgine chat $(ARGS)
 
 test: $(VENV)/.dev ## Run all tests (one: ARGS="tests/bus -k order")
-	$(BIN)/pytest $(ARGS)
+	$(BIN)/pytest $(or $(ARGS),$(PARALLEL))
 	@$(if $(ARGS),,touch $(VENV)/.tested)
 
 test-pythons: ## Run all tests on every supported Python that is here
@@ -75,7 +77,7 @@ $(VENV)/.chat: $(BIN)/python requirements/chat.txt pyproject.toml
 # Whatever a test may look at.
 TESTED := $(shell find src tests docs examples benchmarks requirements *.md *.toml Makefile -type f -not -path '*/__pycache__/*' 2>/dev/null)
 $(VENV)/.tested: $(VENV)/.dev $(TESTED)
-	$(BIN)/pytest
+	$(BIN)/pytest $(PARALLEL)
 	@touch $@
 
 $(VENV)/.dev: $(BIN)/python requirements/$(LOCKED).txt pyproject.toml

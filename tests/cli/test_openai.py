@@ -51,7 +51,12 @@ def test_two_tools_called_in_one_turn_run_and_every_part_is_told_in_order(progra
     assert [event["tool_args"] for event in events[8:10]] == [{"expression": "6 * 7"}, {"path": "../secret"}]
     assert [event["execution_succeed"] for event in events[8:10]] == [True, False]
     assert "outside the working folder" in events[9]["tool_result"]
-    assert events[-1]["usage"] == {"input_tokens": 22, "output_tokens": 10}
+    assert events[-1]["usage"] == {
+        "input_tokens": 22,
+        "output_tokens": 10,
+        "cached_tokens": 0,
+        "reasoning_tokens": 0,
+    }
     [log] = (program.folder / "logs").iterdir()
     logged = [json.loads(line) for line in log.read_text().splitlines()]
     assert [event for event in logged if "engine_id" in event] == events

@@ -113,8 +113,11 @@ class CommandExecution(Registration):
                     result.session_id = command.session_id
                     result.success = True
                     result.result = outcome
+            elif deadline is None:
+                result = CommandResult.of(await handler(command), command)
             else:
-                result = await self._execute_in_layers(command, handler, deadline, timeout)
+                work = handler(command) if self._layered else self._call_command_handler(command, handler)
+                result = CommandResult.of(await within(deadline, work, command, timeout), command)
         except Exception as error:  # noqa: BLE001  # the boundary: whatever a handler raises becomes its result
             result = raised(error, command)
         finally:
@@ -185,14 +188,6 @@ class CommandExecution(Registration):
             if self._pending and not succeeded:
                 self._pending.take()
         return result
-
-    async def _execute_in_layers(
-        self, command: Command[R], handler: CommandHandler, deadline: float | None, timeout: float | None
-    ) -> CommandResult[R]:
-        """Run a handler inside its layers, if there are any, and within its deadline, if it has one."""
-        work = handler(command) if self._layered else self._call_command_handler(command, handler)
-        outcome = await work if deadline is None else await within(deadline, work, command, timeout)
-        return CommandResult.of(outcome, command)
 
 
 def _earlier(deadline: float | None, timeout: float) -> float:

@@ -37,7 +37,7 @@ async def test_closing_stops_the_model_at_once(local_model: LocalProvider) -> No
     await asyncio.wait_for(chunks.aclose(), 5)
 
     for thread in threading.enumerate():
-        if thread.name.startswith("llmgine"):
+        if thread.name.startswith("llmgine") and thread.name != "llmgine-database":
             thread.join(5)
             assert not thread.is_alive()
 
