@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import Any
 
 from durable.rows import ROWS as DURABLE_ROWS
+from engine.rows import ROWS as ENGINE_ROWS
 from measurements import QUICK, Size
 from rows import ROWS, Row
 
@@ -24,7 +25,7 @@ def main() -> None:
     parser.add_argument("contestant")
     parser.add_argument("--quick", action="store_true")
     arguments = parser.parse_args()
-    row = next(row for row in (*ROWS, *DURABLE_ROWS) if row.name == arguments.row)
+    row = next(row for row in (*ROWS, *DURABLE_ROWS, *ENGINE_ROWS) if row.name == arguments.row)
     contestant = import_module(f"{row.package}.{arguments.contestant.replace('-', '_')}").contestant()
     if row.name in contestant.cannot:
         print(json.dumps({"cannot": contestant.cannot[row.name]}))

@@ -51,6 +51,10 @@ class Size:
     failing: int = 1_000
     transactions: int = 500
     relayed: int = 5_000
+    streamed: int = 500
+    """Chunks of a long reply."""
+    replies: int = 5
+    streams: int = 1_000
 
 
 QUICK = Size(
@@ -70,6 +74,9 @@ QUICK = Size(
     failing=200,
     transactions=100,
     relayed=1_000,
+    streamed=200,
+    replies=3,
+    streams=200,
 )
 
 

@@ -1,4 +1,4 @@
-"""`make bench`: measure LLMgine beside the limit and its peers, in one run, and print two tables."""
+"""`make bench`: measure LLMgine beside the limit and its peers, in one run, and print three tables."""
 
 import argparse
 import json
@@ -13,6 +13,8 @@ import environment
 from contestants import CONTESTANTS, LIMIT
 from durable import CONTESTANTS as DURABLE_CONTESTANTS
 from durable.rows import ROWS as DURABLE_ROWS
+from engine import CONTESTANTS as ENGINE_CONTESTANTS
+from engine.rows import ROWS as ENGINE_ROWS
 from measurements import QUICK, Size
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -21,10 +23,10 @@ from schedule import Outcomes, measure_all
 from table import table
 
 README = Path(__file__).parent / "README.md"
-TABLES = {"last run": ROWS, "last run, durability": DURABLE_ROWS}
+TABLES = {"last run": ROWS, "last run, durability": DURABLE_ROWS, "last run, engine": ENGINE_ROWS}
 """By how each is marked in the README."""
 EVERY_ROW = tuple(row for rows in TABLES.values() for row in rows)
-EVERYBODY = tuple(dict.fromkeys((*CONTESTANTS, *DURABLE_CONTESTANTS)))
+EVERYBODY = tuple(dict.fromkeys((*CONTESTANTS, *DURABLE_CONTESTANTS, *ENGINE_CONTESTANTS)))
 
 
 def main() -> None:
@@ -57,7 +59,7 @@ def parse() -> argparse.Namespace:
     rows = [row.name for row in EVERY_ROW]
     parser = argparse.ArgumentParser(
         prog="make bench",
-        description="Measure LLMgine beside the limit and its peers, and print two tables.",
+        description="Measure LLMgine beside the limit and its peers, and print three tables.",
         epilog='Through make: make bench ARGS="--quick --rows execute,publish"',
     )
     parser.add_argument("--quick", action="store_true", help="fewer operations and three rounds: a first impression")

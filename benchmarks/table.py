@@ -9,7 +9,12 @@ from measurements import Size
 from rows import Figure, Row
 from schedule import MISSING, Outcome, Outcomes
 
-NAMES = {LLMGINE: "LLMgine", "llmgine-metrics": "– metrics read", "llmgine-uvloop": "– on uvloop"}
+NAMES = {
+    LLMGINE: "LLMgine",
+    "llmgine-metrics": "– metrics read",
+    "llmgine-uvloop": "– on uvloop",
+    "pydantic-ai-slim": "pydantic-ai",
+}
 
 
 def table(rows: Sequence[Row], contestants: Sequence[str], outcomes: Outcomes, size: Size) -> str:

@@ -646,8 +646,8 @@ def test_a_field_that_is_new_gets_its_default_or_is_named() -> None:
         {"$str": "***"},
         {1: 2},
         (1, 2),
-        object(),
-        _deep(),
+        pytest.param(object(), id="an object"),
+        pytest.param(_deep(), id="depth"),
     ],
     ids=repr,
 )

@@ -239,7 +239,7 @@ def test_messages_inside_an_event_are_written_like_events() -> None:
         (2**64, "18446744073709551616"),
         (-(2**63) - 1, "-9223372036854775809"),
         ("a\ud800b", "a\\ud800b"),
-        (Surrogates(), "\\ud800"),
+        pytest.param(Surrogates(), "\\ud800", id="surrogates"),
         ("two\nlines", "two\nlines"),
     ],
     ids=repr,
