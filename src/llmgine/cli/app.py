@@ -131,6 +131,49 @@ def chat(
 
 
 @app.command()
+def resume(
+    session: Annotated[
+        str,
+        typer.Argument(metavar="SESSION", help="The name that llmgine chat had with --session.", show_default=False),
+    ],
+    *,
+    model: Annotated[
+        str | None,
+        typer.Option("--model", "-m", metavar="PROVIDER:NAME", help="Who answers, as for llmgine chat."),
+    ] = None,
+    tools: Annotated[
+        list[str] | None,
+        typer.Option(metavar="MODULE[:FUNCTION]", help="The tools that it was begun with, as for llmgine chat."),
+    ] = None,
+    no_tools: Annotated[
+        bool, typer.Option("--no-tools", help="Let the model use no tools, not even the built-in ones.")
+    ] = False,
+    system: Annotated[str | None, typer.Option(metavar="TEXT", help="What the model is told first.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print each event as a line of JSON.")] = False,
+    log_dir: Annotated[str | None, typer.Option(metavar="DIR", help="Log every event to a JSONL file there.")] = None,
+) -> Callable[[], int]:
+    """Go on with a question that llmgine chat was answering in a session when it was killed.
+
+    What the model has said and what tools have returned is known, and is not asked for again. A tool that was running
+    runs again only if it is declared to read or to be idempotent; of any other, the model is told that it may have run.
+
+    Example: llmgine resume trip --tools booking.py
+    """
+    from llmgine.cli.chat import ChatOptions, run_resume
+
+    options = ChatOptions(
+        model=model,
+        session=session,
+        tools=tuple(tools or ()),
+        no_tools=no_tools,
+        system=system,
+        json=json,
+        log_dir=log_dir,
+    )
+    return partial(run_resume, options)
+
+
+@app.command()
 def record(
     file: Annotated[
         str,

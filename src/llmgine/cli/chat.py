@@ -1,4 +1,4 @@
-"""`llmgine chat`: its options, put together to a conversation on the bus and a face to show it."""
+"""`llmgine chat` and `llmgine resume`: options, put together to a conversation on the bus and a face to show it."""
 
 from __future__ import annotations
 
@@ -6,28 +6,33 @@ import asyncio
 import os
 import re
 import sys
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, closing, redirect_stdout
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from llmgine.bus import MessageBus
-from llmgine.cli.client import Chat, MemoryStore, reply
+from llmgine.bus.effect_records import EffectLedger
+from llmgine.cli.client import Chat, MemoryStore, Show, go_on, reply
 from llmgine.cli.demo_tools import DEMO_TOOLS
 from llmgine.cli.failure import ExitCode
 from llmgine.cli.folders import data_folder
 from llmgine.cli.models import open_model
 from llmgine.cli.plain import AnswerAlone, JsonLines
 from llmgine.cli.signals import until_stopped
-from llmgine.cli.stderr import notice, say
+from llmgine.cli.stderr import notice, say, warn
 from llmgine.cli.tool_specs import load_tools
 from llmgine.errors import ConfigurationError
 from llmgine.llm.context import HistoryStore
 from llmgine.observability import ObservabilityManager
 from llmgine.observability.handlers import SyncFileEventHandler
 
-__all__ = ["ChatOptions", "run_chat"]
+__all__ = ["ChatOptions", "run_chat", "run_resume"]
 
 _SESSION_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+_Answer: TypeAlias = Callable[[Chat, Show], Awaitable[ExitCode]]
+"""What is done with a conversation, on behalf of any face."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +64,18 @@ def run_chat(options: ChatOptions) -> int:
         LLMgineError: it could not begin.
     """
     question = _question(options)
-    return asyncio.run(until_stopped(_run(options, question)))
+    if question is None:
+        return asyncio.run(until_stopped(_run(options, None)))
+    return asyncio.run(until_stopped(_run(options, lambda chat, show: reply(chat, question, show))))
+
+
+def run_resume(options: ChatOptions) -> int:
+    """Go on with the question that was being answered in a session when its process ended; return the exit code.
+
+    Raises:
+        LLMgineError: it could not begin.
+    """
+    return asyncio.run(until_stopped(_run(options, go_on, resumes=True)))
 
 
 def _question(options: ChatOptions) -> str | None:
@@ -79,14 +95,25 @@ def _question(options: ChatOptions) -> str | None:
     return question
 
 
-async def _run(options: ChatOptions, question: str | None) -> int:
+async def _run(options: ChatOptions, answer: _Answer | None, *, resumes: bool = False) -> int:
+    """Do what is asked with a conversation; None is to hold it at the terminal."""
     out = sys.stdout
     on_screen = out.isatty() and not options.json
     with ExitStack() as stack:
         if not on_screen:
             stack.enter_context(redirect_stdout(sys.stderr))  # what a tool prints is no part of the answer
         async with _open_chat(options) as chat:
-            if question is None:
+            has_begun = await chat.has_begun()
+            if resumes and not has_begun:
+                say(f"nothing is to be resumed in session '{options.session}': every question has ended")
+                return ExitCode.OK
+            if has_begun and not resumes:
+                warn(
+                    f"session '{options.session}' has a question whose answer was broken off. 'llmgine resume "
+                    f"{options.session}' goes on with it; the next question gives it up"
+                )
+            await chat.use(await open_model(options.model))
+            if answer is None:
                 from llmgine.cli.terminal import Terminal
 
                 await Terminal(chat).converse()
@@ -98,14 +125,14 @@ async def _run(options: ChatOptions, question: str | None) -> int:
                 from llmgine.cli.reply import ReplyView
 
                 async with ReplyView(Console()) as view:
-                    return await reply(chat, question, view.show)
+                    return await answer(chat, view.show)
             face = JsonLines(out) if options.json else AnswerAlone(out)
-            return await reply(chat, question, face.show)
+            return await answer(chat, face.show)
 
 
 @asynccontextmanager
 async def _open_chat(options: ChatOptions) -> AsyncGenerator[Chat]:
-    """Bring up the bus, the log, the tools, the conversation and the model; take them down in good order."""
+    """Bring up the bus, the log, the tools and the conversation; take them, and the model, down in good order."""
     functions = [function for spec in options.tools for function in load_tools(spec)]
     if not options.no_tools:
         taken = {function.__name__ for function in functions}
@@ -117,18 +144,23 @@ async def _open_chat(options: ChatOptions) -> AsyncGenerator[Chat]:
         await bus.start()
         stack.push_async_callback(bus.stop)
         store: HistoryStore = MemoryStore()
+        ledger: EffectLedger | None = None
         if options.session is not None:
             from llmgine.database.history_store import DatabaseHistoryStore
+            from llmgine.database.stores import Database
 
             url = os.environ.get("LLMGINE_DB_URL") or f"sqlite:///{data_folder() / 'chats.db'}"
-            store = database = DatabaseHistoryStore(url)
-            stack.push_async_callback(database.aclose)
+            store = conversations = DatabaseHistoryStore(url)
+            stack.push_async_callback(conversations.aclose)
+            if url.startswith(("sqlite", "postgres")):  # conversations alone can be kept elsewhere, too
+                database = Database(url)
+                ledger = database.ledger
+                stack.push_async_callback(database.aclose)
         session = await stack.enter_async_context(bus.create_session(options.session))
-        chat = Chat(bus, session.session_id, store, functions=functions, system=options.system)
+        chat = Chat(bus, session.session_id, store, functions=functions, system=options.system, ledger=ledger)
         if messages := await chat.messages():
             notice(f"Session '{options.session}' goes on: {len(messages)} messages so far")
         stack.push_async_callback(chat.aclose)
-        await chat.use(await open_model(options.model))
         yield chat
 
 

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, TypeAlias
 
 from llmgine.bus import MessageBus
+from llmgine.bus.effect_records import EffectLedger
 from llmgine.cli.failure import ExitCode, explain_result
 from llmgine.cli.models import Model
 from llmgine.cli.signals import on_signal
 from llmgine.cli.stderr import warn
 from llmgine.llm.context import HistoryStore, StoredChatHistory
-from llmgine.llm.engine import LLMEngine, LLMResponseEvent, PromptCommand
+from llmgine.llm.engine import ClearHistoryCommand, LLMEngine, LLMResponseEvent, PromptCommand, ResumeCommand
 from llmgine.llm.tools.tool_manager import ToolManager
 from llmgine.llm.types import FinishReason, LLMMessage
-from llmgine.messages import CommandResult, Event, SessionID
+from llmgine.messages import Command, CommandResult, Event, SessionID
 
-__all__ = ["Chat", "MemoryStore", "reply"]
+__all__ = ["Chat", "MemoryStore", "Show", "go_on", "reply"]
+
+Show: TypeAlias = Callable[[Event], object]
 
 _CUT_SHORT = {
     FinishReason.LENGTH: "the reply is not complete: it has reached the model's limit of length",
@@ -54,6 +57,7 @@ class Chat:
         store: where the conversation is kept.
         functions: what the model may call.
         system: what every model is told first.
+        ledger: where it is kept what was begun.
 
     Raises:
         ToolRegistrationError: a function cannot be a tool.
@@ -67,11 +71,13 @@ class Chat:
         *,
         functions: Sequence[Callable[..., Any]] = (),
         system: str | None = None,
+        ledger: EffectLedger | None = None,
     ) -> None:
         self._bus = bus
         self._session_id = session_id
         self._store = store
         self._system = system
+        self._ledger = ledger
         self._engine: LLMEngine | None = None
         self.model: Model | None = None
         self.tools = ToolManager()
@@ -93,15 +99,37 @@ class Chat:
         self.model = model
         if self._engine is None:
             session = self._session_id
-            self._engine = LLMEngine(self._bus, model.provider, tools=self.tools, history=history, session_id=session)
+            self._engine = LLMEngine(
+                self._bus,
+                model.provider,
+                tools=self.tools,
+                history=history,
+                session_id=session,
+                ledger=self._ledger,
+            )
             return
         before = self._engine.provider
         self._engine.provider, self._engine.history = model.provider, history
         await before.aclose()
 
-    async def ask(self, question: str, show: Callable[[Event], object]) -> CommandResult[str]:
+    async def ask(self, question: str, show: Show) -> CommandResult[Any]:
         """Ask, and show each event as it happens. SIGINT stops the reply; what comes of that is shown as well."""
-        stream = self._bus.stream(PromptCommand(prompt=question, session_id=self._session_id))
+        return await self._follow(PromptCommand(prompt=question, session_id=self._session_id), show)
+
+    async def resume(self, show: Show) -> CommandResult[Any]:
+        """Go on with the question that another process was answering when it ended, as `ask` does."""
+        return await self._follow(ResumeCommand(session_id=self._session_id), show)
+
+    async def has_begun(self) -> bool:
+        """Return whether a process has ended while it answered a question here.
+
+        Raises:
+            StoreError: that cannot be told.
+        """
+        return self._ledger is not None and await self._ledger.open_run(self._session_id) is not None
+
+    async def _follow(self, command: Command[Any], show: Show) -> CommandResult[Any]:
+        stream = self._bus.stream(command)
         stopping: set[asyncio.Future[None]] = set()
         with on_signal(signal.SIGINT, lambda: stopping.add(asyncio.ensure_future(stream.aclose()))):
             async with stream:
@@ -116,8 +144,7 @@ class Chat:
     async def reset(self) -> None:
         """Forget the conversation, also in the store."""
         if self._engine is not None:
-            self._engine.history.clear()
-            await self._engine.history.save()
+            await self._engine.clear_history(ClearHistoryCommand(session_id=self._session_id))
 
     async def aclose(self) -> None:
         """Release the model."""
@@ -125,15 +152,24 @@ class Chat:
             await self._engine.provider.aclose()
 
 
-async def reply(chat: Chat, question: str, show: Callable[[Event], object]) -> ExitCode:
+async def reply(chat: Chat, question: str, show: Show) -> ExitCode:
     """Ask on behalf of any face: show the events, and say in a line what went wrong, if something did."""
+    return await _shown(lambda look_at: chat.ask(question, look_at), show)
+
+
+async def go_on(chat: Chat, show: Show) -> ExitCode:
+    """Go on with a question on behalf of any face, as `reply` does."""
+    return await _shown(chat.resume, show)
+
+
+async def _shown(answer: Callable[[Show], Awaitable[CommandResult[Any]]], show: Show) -> ExitCode:
 
     def look_at(event: Event) -> None:
         show(event)
         if isinstance(event, LLMResponseEvent) and event.finish_reason in _CUT_SHORT:
             warn(_CUT_SHORT[event.finish_reason])
 
-    result = await chat.ask(question, look_at)
+    result = await answer(look_at)
     if result.success:
         return ExitCode.OK
     line, code = explain_result(result)

@@ -10,6 +10,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
 
 from llmgine.cli.calculator import evaluate
 from llmgine.errors import ToolError
+from llmgine.llm.tools.tool_options import tool
 
 __all__ = ["DEMO_TOOLS", "calculate", "current_time", "read_file"]
 
@@ -17,6 +18,7 @@ _MAX_BYTES = 60_000
 _MAX_NAMES = 200
 
 
+@tool(effect="read")
 def calculate(expression: str) -> str:
     """Calculate an arithmetic expression, such as 12 * (3 + 4) / 5.
 
@@ -26,6 +28,7 @@ def calculate(expression: str) -> str:
     return str(evaluate(expression))
 
 
+@tool(effect="read")
 def current_time(zone: str = "local") -> str:
     """Get the current date and time in a time zone.
 
@@ -37,6 +40,7 @@ def current_time(zone: str = "local") -> str:
     return f"{there:%A} {there.isoformat(' ', 'seconds')} ({there.tzname()})"
 
 
+@tool(effect="read")
 def read_file(path: str) -> str:
     """Read a text file of the working folder, or list what is in a folder.
 

@@ -59,7 +59,7 @@ class DatabaseEffectLedger:
             "run_id": clean(run_id),
             "step": turn.step,
             "message": json.dumps(turn.message),
-            "keys": json.dumps(turn.keys),
+            "effect_keys": json.dumps(turn.keys),
         }
         return await self._add(self._turns, row)
 
@@ -134,6 +134,7 @@ class DatabaseEffectLedger:
     async def _add(self, table: Any, row: Mapping[str, Any]) -> bool:
         """Add a row; return False if there is one with this primary key."""
         statement = self._access.tables.insert(table).values(row).on_conflict_do_nothing()
+        statement = statement.execution_options(preserve_rowcount=True)  # psycopg's says -1 otherwise
         return await self._access.run(lambda connection: connection.execute(statement).rowcount == 1)
 
     def _now(self) -> int:
@@ -141,7 +142,7 @@ class DatabaseEffectLedger:
 
 
 def _turn(row: Row[Any]) -> TurnRecord:
-    return TurnRecord(row.step, dict(json.loads(row.message)), tuple(map(str, json.loads(row.keys))))
+    return TurnRecord(row.step, dict(json.loads(row.message)), tuple(map(str, json.loads(row.effect_keys))))
 
 
 def _effect(row: Row[Any]) -> EffectRecord:

@@ -157,7 +157,7 @@ def _effects(tables: Tables, names: _Names) -> Sequence[str]:
             run_id TEXT NOT NULL,
             step BIGINT NOT NULL,
             message TEXT NOT NULL,
-            keys TEXT NOT NULL,
+            effect_keys TEXT NOT NULL,
             PRIMARY KEY (run_id, step)
         )""",
         f"""CREATE TABLE {effects} (

@@ -125,7 +125,7 @@ class Tables:
             Column("run_id", String, primary_key=True),
             Column("step", BigInteger, primary_key=True),
             Column("message", String),
-            Column("keys", String),
+            Column("effect_keys", String),
         )
         self.effects = self._table(
             "effects",

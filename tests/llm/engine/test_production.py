@@ -376,3 +376,26 @@ async def test_a_reply_that_begins_again_is_the_second_one(bus: MessageBus) -> N
         ReplyRestartedEvent,
         TextChunkEvent,
     ]
+
+
+async def test_who_reads_gets_the_first_piece_before_the_last_has_come(bus: MessageBus) -> None:
+    class AtOnce:
+        name, model = "at once", "test"
+        left = 100
+
+        async def stream(self, messages: Sequence[Any], *, tools: Sequence[Any] = ()) -> AsyncGenerator[Chunk, None]:
+            while self.left:
+                self.left -= 1
+                yield TextDelta("x")
+            yield Finish(FinishReason.STOP)
+
+        async def aclose(self) -> None:
+            pass
+
+    provider = AtOnce()
+    LLMEngine(bus, provider)
+    stream = bus.stream(PromptCommand("hi", session_id=A))
+    left = [provider.left async for event in stream if isinstance(event, TextChunkEvent)]
+
+    assert len(left) == 100
+    assert left[0] == 99

@@ -4,6 +4,7 @@ from llmgine.llm.engine.base import Engine
 from llmgine.llm.engine.commands import (
     ClearHistoryCommand,
     PromptCommand,
+    ResumeCommand,
     SystemPromptCommand,
     ToolChatEngineCommand,
 )
@@ -20,6 +21,7 @@ from llmgine.llm.engine.events import (
     TextChunkEvent,
     ToolChatEngineStatusEvent,
 )
+from llmgine.llm.engine.memory_ledger import MemoryEffectLedger
 
 __all__ = [
     "ClearHistoryCommand",
@@ -28,12 +30,14 @@ __all__ = [
     "EngineStatusEvent",
     "LLMEngine",
     "LLMResponseEvent",
+    "MemoryEffectLedger",
     "ModelCallEndedEvent",
     "PartialOutputEvent",
     "PromptCancelledEvent",
     "PromptCommand",
     "PromptFailedEvent",
     "ReplyRestartedEvent",
+    "ResumeCommand",
     "SinglePassEngine",
     "SystemPromptCommand",
     "TextChunkEvent",

@@ -6,11 +6,12 @@ from collections.abc import Callable
 from typing import Any, ClassVar, TypeAlias, TypedDict, TypeVar, overload
 
 from llmgine.bus import HandlerPriority, MessageBus
+from llmgine.bus.effect_records import EffectLedger
 from llmgine.bus.session import SessionEndEvent
-from llmgine.errors import EngineBusyError
+from llmgine.errors import ConfigurationError, EngineBusyError
 from llmgine.llm.approvals import Approvals
 from llmgine.llm.budgets import Budget, Limits
-from llmgine.llm.context import ContextWindow, SimpleChatHistory
+from llmgine.llm.context import ContextWindow, SimpleChatHistory, StoredChatHistory
 from llmgine.llm.context.message import Content
 from llmgine.llm.engine.events import EngineEvent, EngineStatusEvent
 from llmgine.llm.engine.run import Run, Setting
@@ -38,6 +39,7 @@ class EngineOptions(TypedDict, total=False):
     budget: Budget | None
     limits: Limits | None
     approvals: Approvals | None
+    ledger: EffectLedger | None
 
 
 class Engine:
@@ -58,6 +60,7 @@ class Engine:
         budget: what all prompts together may spend.
         limits: what each prompt may spend.
         approvals: who agrees to the calls of tools that need it.
+        ledger: where it is kept what was begun, so that `resume` can go on with it after the process has ended.
     """
 
     system_prompt: ClassVar[str | None] = None
@@ -80,6 +83,7 @@ class Engine:
         budget: Budget | None = None,
         limits: Limits | None = None,
         approvals: Approvals | None = None,
+        ledger: EffectLedger | None = None,
     ) -> None:
         self.bus = bus
         self.provider = provider
@@ -89,6 +93,7 @@ class Engine:
         self.budget = budget
         self.limits = limits
         self.approvals = approvals
+        self.ledger = ledger
         self.engine_id = new_id()
         self.session_id = session_id
         self._only = history if isinstance(history, SimpleChatHistory) else None
@@ -149,6 +154,47 @@ class Engine:
         finally:
             self._busy.discard(id(history))
 
+    @overload
+    async def resume(self, session_id: SessionID) -> str | None: ...
+    @overload
+    async def resume(self, session_id: SessionID, output_type: type[T]) -> T | None: ...
+    async def resume(self, session_id: SessionID, output_type: type[Any] | None = None) -> Any:
+        """Go on with the prompt that a process was answering in a session when it ended, and return the answer.
+
+        The model is not asked again for what it has answered. Tools whose outcome is known do not run again; of those
+        that may have run, those that read and those that are idempotent do, with the same key. Others do if a person
+        agrees to it by way of the approvals; if not, the model is told that they may have run. A conversation that is
+        kept in a store, and that has nothing here yet, is loaded first.
+
+        Args:
+            session_id: whose prompt it is.
+            output_type: what the answer must be, as with the prompt.
+
+        Returns:
+            The answer; None if every prompt has ended.
+
+        Raises:
+            ConfigurationError: there is no ledger, or the output type has no JSON schema.
+            LLMgineError: as `respond` raises; the prompt has ended then, unless it is being answered elsewhere or
+                nothing could be kept.
+        """
+        if self.ledger is None:
+            msg = "There is no ledger to take up a prompt from. Give the engine the one that the prompt was begun with."
+            raise ConfigurationError(msg)
+        form = None if output_type is None else OutputForm(output_type)
+        history = self.conversation(session_id)
+        self.refuse_if_busy(history)
+        self._busy.add(id(history))
+        try:
+            opened = await self.ledger.open_run(session_id)
+            if opened is None:
+                return None
+            if isinstance(history, StoredChatHistory) and not len(history):
+                await history.load()
+            return await Run(self._setting(), history, session_id, form, opened=opened).answer()
+        finally:
+            self._busy.discard(id(history))
+
     async def publish(self, event: EngineEvent, session_id: SessionID, *, wait: bool = True) -> None:
         """Publish an event of this engine in a session, and wait until it has been handled, or do not."""
         event.engine_id = self.engine_id
@@ -172,6 +218,7 @@ class Engine:
             budget=self.budget,
             limits=self.limits,
             approvals=self.approvals,
+            ledger=self.ledger,
             status_event=self.status_event,
         )
 

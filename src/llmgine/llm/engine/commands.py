@@ -12,7 +12,7 @@ from llmgine.messages import Command
 
 R = TypeVar("R", default=str)
 
-__all__ = ["ClearHistoryCommand", "PromptCommand", "SystemPromptCommand", "ToolChatEngineCommand"]
+__all__ = ["ClearHistoryCommand", "PromptCommand", "ResumeCommand", "SystemPromptCommand", "ToolChatEngineCommand"]
 
 
 @dataclass
@@ -30,6 +30,19 @@ class PromptCommand(Command[R], Generic[R]):
 @dataclass
 class ToolChatEngineCommand(PromptCommand[R], Generic[R]):
     """Ask the model something, with the tools of a `ToolChatEngine`."""
+
+
+@dataclass
+class ResumeCommand(Command[R | None], Generic[R]):
+    """Go on with the prompt of this session that a process was answering when it ended. The result is the answer.
+
+    It is None if there is no such prompt.
+    """
+
+    result_is_content: ClassVar[bool] = True
+
+    output_type: type[R] | None = None
+    """As with the prompt."""
 
 
 @dataclass

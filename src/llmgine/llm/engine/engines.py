@@ -10,6 +10,7 @@ from llmgine.llm.engine.base import Engine, EngineOptions
 from llmgine.llm.engine.commands import (
     ClearHistoryCommand,
     PromptCommand,
+    ResumeCommand,
     SystemPromptCommand,
 )
 from llmgine.llm.engine.events import ToolChatEngineStatusEvent
@@ -21,7 +22,7 @@ __all__ = ["LLMEngine", "SinglePassEngine", "ToolChatEngine"]
 
 
 class LLMEngine(Engine):
-    """Converses: answers `PromptCommand`, `SystemPromptCommand` and `ClearHistoryCommand`.
+    """Converses: answers `PromptCommand`, `ResumeCommand`, `SystemPromptCommand` and `ClearHistoryCommand`.
 
     A prompt that is cancelled or fails leaves what tools have done, and the text that had arrived, in the history; if
     there is neither, the prompt is forgotten.
@@ -33,12 +34,19 @@ class LLMEngine(Engine):
         """Register with the bus, in a session or for all that have no engine of their own. See `Engine`."""
         super().__init__(bus, provider, session_id=session_id, **options)
         bus.register_command_handler(PromptCommand, self.handle, session_id)
+        bus.register_command_handler(ResumeCommand, self.take_up, session_id)
         bus.register_command_handler(SystemPromptCommand, self.set_system_prompt, session_id)
         bus.register_command_handler(ClearHistoryCommand, self.clear_history, session_id)
 
     async def handle(self, command: PromptCommand[Any]) -> Any:
         """Answer a prompt; `respond` tells what it raises. The bus calls this."""
         return await _answer(self, command)
+
+    async def take_up(self, command: ResumeCommand[Any]) -> Any:
+        """Go on with a prompt; `resume` tells what it raises. The bus calls this."""
+        if command.output_type is None:
+            return await self.resume(command.session_id)
+        return await self.resume(command.session_id, command.output_type)
 
     def set_system_prompt(self, command: SystemPromptCommand) -> None:
         """Tell the model something else first, from the next prompt on. The bus calls this."""
@@ -53,6 +61,8 @@ class LLMEngine(Engine):
         """
         history = self.conversation(command.session_id)
         self.refuse_if_busy(history)
+        if self.ledger is not None and (opened := await self.ledger.open_run(command.session_id)) is not None:
+            await self.ledger.end_run(opened.run_id)
         history.clear()
         await history.save()
 

@@ -11,10 +11,18 @@ from time import monotonic
 from typing import Generic, Literal, TypeVar
 
 from llmgine.bus import MessageBus, causality
+from llmgine.bus.effect_records import EffectLedger, OpenRun
 from llmgine.errors import BudgetExceededError, OutputFormError, StoreError, TurnLimitError
 from llmgine.llm.approvals import Approvals, needs_approval
 from llmgine.llm.budgets import Budget, Limits
-from llmgine.llm.context import ContextCompactedEvent, ContextView, ContextWindow, SimpleChatHistory
+from llmgine.llm.context import (
+    ChatMessage,
+    ContextCompactedEvent,
+    ContextView,
+    ContextWindow,
+    Role,
+    SimpleChatHistory,
+)
 from llmgine.llm.engine.events import (
     EngineEvent,
     EngineStatusEvent,
@@ -26,6 +34,7 @@ from llmgine.llm.engine.events import (
     ReplyRestartedEvent,
     TextChunkEvent,
 )
+from llmgine.llm.engine.run_ledger import MAY_HAVE_RUN, RunLedger
 from llmgine.llm.engine.spending import RunSpending
 from llmgine.llm.output import ANSWER_TOOL, OutputForm
 from llmgine.llm.providers.base import Fold, Provider, takes_schemas
@@ -52,6 +61,8 @@ __all__ = ["Run", "Setting"]
 _log = logging.getLogger("llmgine.engine")
 _INTERRUPTED = "[interrupted]"
 _CANCELLED = "Error: cancelled before it had finished."
+_A_TURN_EVERY = 16
+"""After so many pieces that come together, others get their turn."""
 _SECOND_CHANCES = 2
 """How often a model is told that its answer is not of the form that was asked for."""
 
@@ -76,6 +87,8 @@ class Setting:
     """What each of them may spend."""
     approvals: Approvals | None = None
     """Who agrees to the tool calls that need it."""
+    ledger: EffectLedger | None = None
+    """Where it is kept what was begun, for another process to go on with."""
     status_event: type[EngineStatusEvent] = EngineStatusEvent
 
 
@@ -120,7 +133,13 @@ class Run(Generic[T]):
     """
 
     def __init__(
-        self, setting: Setting, history: SimpleChatHistory, session_id: SessionID, form: OutputForm[T] | None = None
+        self,
+        setting: Setting,
+        history: SimpleChatHistory,
+        session_id: SessionID,
+        form: OutputForm[T] | None = None,
+        *,
+        opened: OpenRun | None = None,
     ) -> None:
         """Take what is needed.
 
@@ -129,8 +148,10 @@ class Run(Generic[T]):
             history: the conversation.
             session_id: the session of the events.
             form: what the answer must be; by default a text.
+            opened: what another process has begun, and this one goes on with: the prompt is not in the history then,
+                or not at its end.
         """
-        self.run_id = new_id()
+        self.run_id = new_id() if opened is None else opened.run_id
         self._setting = setting
         self._provider = setting.provider
         self._tools = setting.tools or ToolManager()
@@ -138,6 +159,8 @@ class Run(Generic[T]):
         self._session_id = session_id
         self._form = form
         self._asks_for_form = form is not None and takes_schemas(setting.provider)
+        self._opened = opened
+        self._ledger = RunLedger(setting.ledger, self.run_id, opened)
         self._spending = RunSpending(setting.budget, setting.limits)
         self._began = monotonic()
         self._first_token: float | None = None
@@ -154,6 +177,7 @@ class Run(Generic[T]):
 
         Raises:
             BudgetExceededError: there was no room in a budget.
+            EngineBusyError: another process goes on with this run.
             OutputFormError: the model gave no answer of the form.
             ProviderError: the model could not answer.
             StoreError: the conversation could not be kept.
@@ -172,6 +196,12 @@ class Run(Generic[T]):
             raise
 
     async def _answer(self) -> str | T:
+        if self._opened is None:
+            await self._ledger.begin(self._session_id, self._history)
+        else:
+            known = await self._take_up(self._opened)
+            if known is not None:
+                return known
         last = False
         while last or self._turns < self._setting.max_turns:
             self._turns += 1
@@ -184,7 +214,10 @@ class Run(Generic[T]):
                 continue
             answered, calls = self._taken_apart(response)
             if calls and not last:
-                await self._use_tools(response.text, calls)
+                message = ChatMessage(
+                    Role.ASSISTANT, response.text or None, tuple(readable_call(call) for call in calls)
+                )
+                await self._use_tools(message, calls)
                 continue
             answer = self._in_form(answered)
             if not isinstance(answer, _Wrong):
@@ -207,6 +240,7 @@ class Run(Generic[T]):
         self._history.add_assistant_message(text)
         self._fold, self._last = Fold(), "answer"
         await self._history.save()
+        await self._ledger.end()
         await self._publish(
             LLMResponseEvent(
                 text=text,
@@ -220,6 +254,36 @@ class Run(Generic[T]):
                 tokens_per_second=self._written / self._writing_time if self._written else None,
             ),
         )
+
+    # Taking up what another process has begun
+
+    async def _take_up(self, opened: OpenRun) -> str | T | None:
+        """Bring the conversation to where the run had come. Return the answer if only its end was missing."""
+        turn = opened.turn
+        prompt = ChatMessage.from_dict(opened.prompt)
+        reached = prompt if turn is None else ChatMessage.from_dict(turn.message)
+        if turn is not None:
+            self._turns, self._last = turn.step, "tools"
+        ids = {message.id for message in self._history.messages}
+        if reached.id in ids:
+            return await self._known_answer()
+        if prompt.id not in ids:
+            self._history.add_message(prompt)
+        if turn is not None:
+            await self._use_tools(reached, reached.tool_calls, turn.keys)
+        return None
+
+    async def _known_answer(self) -> str | T | None:
+        """Return the answer if the history ends with it."""
+        end = self._history.messages[-1]
+        if end.role is not Role.ASSISTANT or not isinstance(end.content, str):
+            return None
+        answer = self._in_form(end.content)
+        if isinstance(answer, _Wrong):
+            self._history.add_user_message(answer.why)
+            return None
+        await self._ledger.end()
+        return answer
 
     # The answer's form
 
@@ -309,37 +373,55 @@ class Run(Generic[T]):
                     await self._publish(TextChunkEvent(text=chunk.text))
                     if self._form is not None:
                         await self._publish(PartialOutputEvent(output=self._form.read_partly(self._fold.text)))
+                    if call.pieces % _A_TURN_EVERY == 1:
+                        await asyncio.sleep(0)  # who reads gets the first piece before all that came with it
 
     # Using tools
 
-    async def _use_tools(self, text: str, calls: Sequence[ToolCall]) -> None:
+    async def _use_tools(
+        self, message: ChatMessage, calls: Sequence[ToolCall], keys: Sequence[str] | None = None
+    ) -> None:
+        """Run the calls of a turn, and keep what comes of them.
+
+        Args:
+            message: with the calls as the conversation holds them.
+            calls: as the model made them, as far as that is known.
+            keys: of their effects, where the turn was begun by another process.
+        """
         for call in calls:
             event = ToolCallEvent(tool_call_id=call.id, tool_name=call.name, arguments=call.arguments)
             await self._publish(event)
         await self._publish(self._setting.status_event(status="running tools"))
         found = [self._tools.prepare(call) for call in calls]
-        keys = iter(effect_keys(self.run_id, self._turns, [each for each in found if isinstance(each, PreparedCall)]))
-        tasks = [
-            asyncio.create_task(self._run_tool(each, next(keys) if isinstance(each, PreparedCall) else ""))
-            for each in found
-        ]
+        if keys is None:
+            keys = self._keys(found)
+            await self._ledger.begin_turn(self._turns, message, keys)
+        tasks = [asyncio.create_task(self._run_tool(each, key)) for each, key in zip(found, keys, strict=True)]
         try:
             for call, task in zip(calls, tasks, strict=True):
-                await self._publish(_result_event(call, await task))
+                await self._publish(_result_event(call, await _joined(task)))
         finally:
             # Also when cancelled: what has been done is done, and the model must hear of it.
             for task in tasks:
                 task.cancel()
             await asyncio.wait(tasks)
-            self._history.add_assistant_message(text or None, [readable_call(call) for call in calls])
+            self._history.add_message(message)
             for call, task in zip(calls, tasks, strict=True):
                 self._history.add_tool_message(call.id, _content(task))
             self._fold, self._last = Fold(), "tools"
             await self._tell_spending()
         await self._history.save()
 
+    def _keys(self, found: Sequence[PreparedCall | ToolResult]) -> list[str]:
+        """Return the keys of the effects of a turn's calls; empty for those that cannot be run."""
+        keys = iter(effect_keys(self.run_id, self._turns, [each for each in found if isinstance(each, PreparedCall)]))
+        return [next(keys) if isinstance(each, PreparedCall) else "" for each in found]
+
     async def _run_tool(self, found: PreparedCall | ToolResult, key: str) -> ToolResult:
-        """Run a call, if it may be: whoever has to agree does, and the budget has room."""
+        """Run a call, if it may be: it has not run before, whoever has to agree does, and the budget has room."""
+        recalled = self._ledger.recall(found, key)
+        if recalled is not None:
+            return recalled
         if isinstance(found, ToolResult):
             return found
         context = ToolContext(
@@ -352,8 +434,9 @@ class Run(Generic[T]):
             deadline=causality.deadline(),
             idempotency_key=key,
         )
-        if needs_approval(found):
-            refused = await self._asked(found, context)
+        may_have_run = self._ledger.may_have_run(found, key)
+        if may_have_run or needs_approval(found):
+            refused = await self._asked(found, context, may_have_run=may_have_run)
             if refused is not None:
                 return ToolResult(found.call, refused, arguments=found.arguments)
         try:
@@ -364,19 +447,25 @@ class Run(Generic[T]):
             return ToolResult(found.call, f"Error: not run: {error}", arguments=found.arguments)
         if reservation is not None:
             reservation.settle()  # it is spent when it begins, however it ends
-        return await self._tools.run_prepared(found, context)
+        return await self._ledger.run(self._tools, found, context)
 
-    async def _asked(self, prepared: PreparedCall, context: ToolContext) -> str | None:
-        """Return why a call that needs approval must not run; None if it may."""
+    async def _asked(self, prepared: PreparedCall, context: ToolContext, *, may_have_run: bool) -> str | None:
+        """Return why a call that a person has to agree to must not run; None if it may."""
         approvals = self._setting.approvals
-        if approvals is None:
-            return f"Error: {prepared.tool.name} was not run: it needs approval, and there is nobody here to ask."
-        return await approvals.check(prepared, context)
+        if approvals is not None:
+            refused = await approvals.check(prepared, context, note=MAY_HAVE_RUN if may_have_run else "")
+            return f"{refused} {MAY_HAVE_RUN}" if refused is not None and may_have_run else refused
+        if may_have_run:
+            return self._ledger.doubt(prepared)
+        return f"Error: {prepared.tool.name} was not run: it needs approval, and there is nobody here to ask."
 
     # Ending
 
     async def _break_off(self, end: PromptCancelledEvent | PromptFailedEvent) -> None:
         """Leave a history that can go on, and say that the prompt has ended."""
+        if not self._ledger.is_ours:
+            await self._publish(end, wait=False)
+            return
         if self._fold.text:
             self._history.add_assistant_message(self._fold.text)
         elif self._last == "tools":
@@ -385,6 +474,7 @@ class Run(Generic[T]):
             self._history.drop_unanswered()
         try:
             await self._history.save()
+            await self._ledger.end()  # unless what was done is kept nowhere else
         except StoreError:
             _log.exception("The conversation could not be kept; it will be tried again with the next prompt")
         finally:
@@ -405,6 +495,16 @@ class Run(Generic[T]):
 
 def _told(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"
+
+
+async def _joined(task: asyncio.Task[T]) -> T:
+    """Wait for a task. Being cancelled meanwhile counts, also if the task finishes in spite of it."""
+    waiter = asyncio.current_task()
+    cancelled_before = waiter.cancelling() if waiter else 0
+    result = await task
+    if waiter and waiter.cancelling() > cancelled_before:
+        raise asyncio.CancelledError
+    return result
 
 
 def _content(task: asyncio.Task[ToolResult]) -> str:
