@@ -11,7 +11,7 @@ from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from tests.postgres_server import PostgresServer, UnavailableError
+from postgres_server import PostgresServer, UnavailableError
 
 from llmgine.bus import release, scheduling
 
