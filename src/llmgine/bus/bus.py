@@ -229,9 +229,10 @@ class MessageBus(Durability):
             with suppress(AttributeError):  # where there is none, there is no attribute: see `Kept`
                 del self._bound
             return
-        if queue._bound is not self._bound:  # or else the bus was reset, and has it already
+        bound = queue._bound
+        if bound is not self._bound:  # or else the bus was reset, and has it already
             self._bound = queue.hand_over()
-        self._bound.on_lost = self._note_lost
+        bound.on_lost = self._note_lost
         self._metrics.register_counter("events_dropped_total", "Events that backpressure dropped or rejected")
 
     def _set_up(self, options: dict[str, Any]) -> None:
