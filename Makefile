@@ -4,8 +4,6 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3; 
 VENV ?= .venv
 PYTHONS ?= 3.11 3.12 3.13
 BIN := $(VENV)/bin
-# Where all tests are run, on every processor there is.
-PARALLEL := --numprocesses auto --dist loadfile
 # Asks nothing of pip but wheels whose hashes are written down.
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input
 .DEFAULT_GOAL := help
@@ -20,7 +18,7 @@ chat: $(VENV)/.chat ## Start the chat (pass options with ARGS="--help")
 	@$(BIN)/llmgine chat $(ARGS)
 
 test: $(VENV)/.dev ## Run all tests (one: ARGS="tests/bus -k order")
-	$(BIN)/pytest $(or $(ARGS),$(PARALLEL))
+	$(if $(ARGS),$(BIN)/pytest $(ARGS),$(all_tests))
 	@$(if $(ARGS),,touch $(VENV)/.tested)
 
 test-pythons: ## Run all tests on every supported Python that is here
@@ -59,6 +57,12 @@ lock: $(VENV)/.dev ## Pin the newest versions that fit
 clean: ## Remove the environments and the caches
 	rm -rf .venv .venv-* .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 
+# On every processor there is; but not what forks processes to kill them, which is on its own.
+define all_tests
+$(BIN)/pytest --numprocesses auto --dist loadfile --ignore tests/crash
+	$(BIN)/pytest tests/crash
+endef
+
 define compile
 $(BIN)/uv pip compile pyproject.toml --extra openai --extra local $(2) --universal --python-version 3.11 --upgrade --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --no-header --quiet --output-file requirements/$(1).txt
@@ -77,7 +81,7 @@ $(VENV)/.chat: $(BIN)/python requirements/chat.txt pyproject.toml
 # Whatever a test may look at.
 TESTED := $(shell find src tests docs examples benchmarks requirements *.md *.toml Makefile -type f -not -path '*/__pycache__/*' 2>/dev/null)
 $(VENV)/.tested: $(VENV)/.dev $(TESTED)
-	$(BIN)/pytest $(PARALLEL)
+	$(all_tests)
 	@touch $@
 
 $(VENV)/.dev: $(BIN)/python requirements/$(LOCKED).txt pyproject.toml

@@ -6,6 +6,7 @@ import re
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
+from time import monotonic, sleep
 from typing import Any
 from urllib.parse import quote
 
@@ -134,8 +135,15 @@ def _unusable(url: str, error: Exception) -> ConfigurationError:
 def _prepare_sqlite(connection: Any, _: Any) -> None:
     connection.isolation_level = None  # `transaction` begins
     cursor = connection.cursor()
-    if cursor.execute("PRAGMA journal_mode").fetchone()[0] == "delete":
-        cursor.execute("PRAGMA journal_mode=WAL")
+    gives_up = monotonic() + _BUSY_TIMEOUT_S
+    while cursor.execute("PRAGMA journal_mode").fetchone()[0] == "delete":
+        try:
+            cursor.execute("PRAGMA journal_mode=WAL")
+        except connection.OperationalError as error:
+            # Where several open a new file at once, this alone does not wait for the others.
+            if "locked" not in str(error) or monotonic() > gives_up:
+                raise
+            sleep(0.01)
     cursor.execute("PRAGMA synchronous=FULL")
     cursor.close()
 
