@@ -233,6 +233,11 @@ class Durability(EventPublication):
             self._kept.event_log = log
             self._gate.add_observer(self._kept.event_log.append)
 
+    def _end_log(self) -> None:
+        if self._kept.event_log is not None:
+            self._gate.remove_observer(self._kept.event_log.append)
+            self._kept.event_log = None
+
     async def _begin_schedule(self) -> None:
         """Release what is due from now on, also what was held by an earlier process."""
         stores = self._stores_in_use()
@@ -269,9 +274,7 @@ class Durability(EventPublication):
             kept, lost = report.kept or 0, report.lost
         if self._kept.letters is not None and (unwritten := await self._kept.letters.flush()):
             _log.error("%d dead letters could not be written, and end with this process", unwritten)
-        if self._kept.event_log is not None:
-            self._gate.remove_observer(self._kept.event_log.append)
-            self._kept.event_log = None
+        self._end_log()
         await self._close_stores()
         return kept, lost
 
@@ -280,9 +283,7 @@ class Durability(EventPublication):
         self._kept.holding.clear()
         if self._kept.scheduler is not None:
             self._kept.scheduler.after_fork()
-        if self._kept.event_log is not None:
-            self._gate.remove_observer(self._kept.event_log.append)
-            self._kept.event_log = None
+        self._end_log()
 
     async def _close_stores(self) -> None:
         if self._kept.stores is not None:

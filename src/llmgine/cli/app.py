@@ -16,7 +16,20 @@ from llmgine import __version__
 from llmgine.cli.approvals_app import approvals
 from llmgine.cli.dlq_app import dlq
 from llmgine.cli.failure import ExitCode, debugging, explain
-from llmgine.cli.options import Correlation, EventTypes, JsonLines, Last, Session, Since, Until
+from llmgine.cli.options import (
+    Correlation,
+    EachEvent,
+    EventTypes,
+    JsonLines,
+    Last,
+    LogDir,
+    ModelAsInChat,
+    NoTools,
+    Session,
+    Since,
+    SystemPrompt,
+    Until,
+)
 from llmgine.cli.stderr import forward_log, warn
 from llmgine.cli.stored_app import events, replay, schedule
 
@@ -98,12 +111,10 @@ def chat(
             "built-in calculator, clock and file reader. May be repeated.",
         ),
     ] = None,
-    no_tools: Annotated[
-        bool, typer.Option("--no-tools", help="Let the model use no tools, not even the built-in ones.")
-    ] = False,
-    system: Annotated[str | None, typer.Option(metavar="TEXT", help="What the model is told first.")] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print each event as a line of JSON.")] = False,
-    log_dir: Annotated[str | None, typer.Option(metavar="DIR", help="Log every event to a JSONL file there.")] = None,
+    no_tools: NoTools = False,
+    system: SystemPrompt = None,
+    json: EachEvent = False,
+    log_dir: LogDir = None,
 ) -> Callable[[], int]:
     """Talk to a language model that can use tools.
 
@@ -137,20 +148,15 @@ def resume(
         typer.Argument(metavar="SESSION", help="The name that llmgine chat had with --session.", show_default=False),
     ],
     *,
-    model: Annotated[
-        str | None,
-        typer.Option("--model", "-m", metavar="PROVIDER:NAME", help="Who answers, as for llmgine chat."),
-    ] = None,
+    model: ModelAsInChat = None,
     tools: Annotated[
         list[str] | None,
         typer.Option(metavar="MODULE[:FUNCTION]", help="The tools that it was begun with, as for llmgine chat."),
     ] = None,
-    no_tools: Annotated[
-        bool, typer.Option("--no-tools", help="Let the model use no tools, not even the built-in ones.")
-    ] = False,
-    system: Annotated[str | None, typer.Option(metavar="TEXT", help="What the model is told first.")] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print each event as a line of JSON.")] = False,
-    log_dir: Annotated[str | None, typer.Option(metavar="DIR", help="Log every event to a JSONL file there.")] = None,
+    no_tools: NoTools = False,
+    system: SystemPrompt = None,
+    json: EachEvent = False,
+    log_dir: LogDir = None,
 ) -> Callable[[], int]:
     """Go on with a question that llmgine chat was answering in a session when it was killed.
 
@@ -185,19 +191,14 @@ def record(
     ],
     question: Annotated[str, typer.Argument(metavar="QUESTION", help="What to ask.", show_default=False)],
     *,
-    model: Annotated[
-        str | None,
-        typer.Option("--model", "-m", metavar="PROVIDER:NAME", help="Who answers, as for llmgine chat."),
-    ] = None,
+    model: ModelAsInChat = None,
     tools: Annotated[
         list[str] | None,
         typer.Option(metavar="MODULE[:FUNCTION]", help="Let the model use these too, as for llmgine chat."),
     ] = None,
-    no_tools: Annotated[
-        bool, typer.Option("--no-tools", help="Let the model use no tools, not even the built-in ones.")
-    ] = False,
-    system: Annotated[str | None, typer.Option(metavar="TEXT", help="What the model is told first.")] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print each event as a line of JSON.")] = False,
+    no_tools: NoTools = False,
+    system: SystemPrompt = None,
+    json: EachEvent = False,
 ) -> Callable[[], int]:
     """Answer a question as llmgine chat does, and record it for llmgine replay-run.
 

@@ -14,14 +14,13 @@ from typing import TypeAlias
 from llmgine.bus import MessageBus
 from llmgine.bus.effect_records import EffectLedger
 from llmgine.cli.client import Chat, MemoryStore, Show, go_on, reply
-from llmgine.cli.demo_tools import DEMO_TOOLS
 from llmgine.cli.failure import ExitCode
 from llmgine.cli.folders import data_folder
 from llmgine.cli.models import open_model
 from llmgine.cli.plain import AnswerAlone, JsonLines
 from llmgine.cli.signals import until_stopped
 from llmgine.cli.stderr import notice, say, warn
-from llmgine.cli.tool_specs import load_tools
+from llmgine.cli.tool_specs import tool_functions
 from llmgine.errors import ConfigurationError
 from llmgine.llm.context import HistoryStore
 from llmgine.observability import ObservabilityManager
@@ -133,10 +132,7 @@ async def _run(options: ChatOptions, answer: _Answer | None, *, resumes: bool = 
 @asynccontextmanager
 async def _open_chat(options: ChatOptions) -> AsyncGenerator[Chat]:
     """Bring up the bus, the log, the tools and the conversation; take them, and the model, down in good order."""
-    functions = [function for spec in options.tools for function in load_tools(spec)]
-    if not options.no_tools:
-        taken = {function.__name__ for function in functions}
-        functions += [tool for tool in DEMO_TOOLS if tool.__name__ not in taken]
+    functions = tool_functions(options.tools, builtin=not options.no_tools)
     async with AsyncExitStack() as stack:
         bus = MessageBus.isolated()
         if options.log_dir is not None:

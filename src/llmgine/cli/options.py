@@ -13,15 +13,20 @@ __all__ = [
     "Correlation",
     "Db",
     "DryRun",
+    "EachEvent",
     "EventTypes",
     "JsonLines",
     "JsonObject",
     "Last",
     "LetterId",
     "LetterIds",
+    "LogDir",
+    "ModelAsInChat",
+    "NoTools",
     "Schema",
     "Session",
     "Since",
+    "SystemPrompt",
     "Until",
     "Yes",
     "command_group",
@@ -43,6 +48,13 @@ Schema = Annotated[
         help="How its tables are grouped; by default LLMGINE_DB_SCHEMA, or else message_bus.",
     ),
 ]
+ModelAsInChat = Annotated[
+    str | None, typer.Option("--model", "-m", metavar="PROVIDER:NAME", help="Who answers, as for llmgine chat.")
+]
+NoTools = Annotated[bool, typer.Option("--no-tools", help="Let the model use no tools, not even the built-in ones.")]
+SystemPrompt = Annotated[str | None, typer.Option(metavar="TEXT", help="What the model is told first.")]
+LogDir = Annotated[str | None, typer.Option(metavar="DIR", help="Log every event to a JSONL file there.")]
+EachEvent = Annotated[bool, typer.Option("--json", help="Print each event as a line of JSON.")]
 JsonLines = Annotated[bool, typer.Option("--json", help="Print a JSON object on each line.")]
 JsonObject = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only list what would be done, and do nothing.")]

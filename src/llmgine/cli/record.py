@@ -12,13 +12,12 @@ from typing import Any
 
 from llmgine.bus import MessageBus
 from llmgine.cli.client import Chat, MemoryStore, reply
-from llmgine.cli.demo_tools import DEMO_TOOLS
 from llmgine.cli.failure import ExitCode
 from llmgine.cli.models import Model, open_model
 from llmgine.cli.plain import AnswerAlone, JsonLines
 from llmgine.cli.signals import until_stopped
 from llmgine.cli.stderr import notice, say, warn
-from llmgine.cli.tool_specs import load_tools
+from llmgine.cli.tool_specs import tool_functions
 from llmgine.errors import ConfigurationError
 from llmgine.llm.engine import LLMResponseEvent, PromptFailedEvent
 from llmgine.llm.recording import RecordingProvider
@@ -26,7 +25,7 @@ from llmgine.llm.recording.file import PromptRun, Recording
 from llmgine.messages import Event
 from llmgine.observability.redact import redact
 
-__all__ = ["Outcome", "RecordOptions", "open_chat", "run_record", "tool_functions"]
+__all__ = ["Outcome", "RecordOptions", "open_chat", "run_record"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,17 +72,6 @@ def run_record(options: RecordOptions) -> int:
     """
     _check_replaceable(options.file)
     return asyncio.run(until_stopped(_run(options)))
-
-
-def tool_functions(specs: tuple[str, ...], *, builtin: bool) -> list[Callable[..., Any]]:
-    """Return the functions that the specs name and, if wanted, the built-in ones whose names they leave free.
-
-    Raises:
-        ConfigurationError: a spec names nothing.
-    """
-    functions = [function for spec in specs for function in load_tools(spec)]
-    taken = {function.__name__ for function in functions}
-    return functions + [tool for tool in DEMO_TOOLS if builtin and tool.__name__ not in taken]
 
 
 @asynccontextmanager

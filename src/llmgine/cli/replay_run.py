@@ -10,9 +10,10 @@ from typing import Any
 
 from llmgine.cli.failure import ExitCode
 from llmgine.cli.models import Model
-from llmgine.cli.record import Outcome, open_chat, tool_functions
+from llmgine.cli.record import Outcome, open_chat
 from llmgine.cli.signals import until_stopped
 from llmgine.cli.stderr import printable
+from llmgine.cli.tool_specs import tool_functions
 from llmgine.errors import ConfigurationError
 from llmgine.llm.providers import ModelChoice
 from llmgine.llm.recording import ReplayMismatchError, ReplayProvider

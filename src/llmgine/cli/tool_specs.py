@@ -8,10 +8,11 @@ from operator import attrgetter
 from types import ModuleType
 from typing import Any
 
+from llmgine.cli.demo_tools import DEMO_TOOLS
 from llmgine.cli.user_modules import load_module
 from llmgine.errors import ConfigurationError
 
-__all__ = ["load_tools"]
+__all__ = ["load_tools", "tool_functions"]
 
 
 def load_tools(spec: str) -> list[Callable[..., Any]]:
@@ -41,3 +42,14 @@ def load_tools(spec: str) -> list[Callable[..., Any]]:
 
 def _defined(value: Any, module: ModuleType) -> bool:
     return inspect.isfunction(value) and value.__module__ == module.__name__
+
+
+def tool_functions(specs: tuple[str, ...], *, builtin: bool) -> list[Callable[..., Any]]:
+    """Return the functions that the specs name and, if wanted, the built-in ones whose names they leave free.
+
+    Raises:
+        ConfigurationError: a spec names nothing.
+    """
+    functions = [function for spec in specs for function in load_tools(spec)]
+    taken = {function.__name__ for function in functions}
+    return functions + [tool for tool in DEMO_TOOLS if builtin and tool.__name__ not in taken]

@@ -84,7 +84,7 @@ class CircuitBreaker:
             if isawaitable(result):
                 result = await result
             outcome = Outcome.FAILURE if failed(result) else Outcome.SUCCESS
-        except Exception:
+        except Exception:  # whatever the function raises is a failure, and goes on to whoever called
             outcome = Outcome.FAILURE
             raise
         finally:

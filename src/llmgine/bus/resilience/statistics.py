@@ -58,7 +58,7 @@ class ErrorStatistics(HandlerMiddleware):
     ) -> CommandResult[Any]:
         try:
             result = await next_middleware(command, handler)
-        except Exception:
+        except Exception:  # whatever a handler raises is counted, and goes on
             self._count(command, failure=True)
             raise
         self._count(command, failure=failed(result))

@@ -14,7 +14,8 @@ from llmgine.llm.budgets import Budget, Limits
 from llmgine.llm.context import ContextWindow, SimpleChatHistory, StoredChatHistory
 from llmgine.llm.context.message import Content
 from llmgine.llm.engine.events import EngineEvent, EngineStatusEvent
-from llmgine.llm.engine.run import Run, Setting
+from llmgine.llm.engine.run import Run
+from llmgine.llm.engine.setting import Setting
 from llmgine.llm.output import OutputForm
 from llmgine.llm.providers.base import Provider
 from llmgine.llm.tools.tool_manager import ToolManager

@@ -10,22 +10,17 @@ from dataclasses import dataclass, field
 from time import monotonic
 from typing import Generic, Literal, TypeVar
 
-from llmgine.bus import MessageBus, causality
-from llmgine.bus.effect_records import EffectLedger, OpenRun
+from llmgine.bus.effect_records import OpenRun
 from llmgine.errors import BudgetExceededError, OutputFormError, StoreError, TurnLimitError
-from llmgine.llm.approvals import Approvals, needs_approval
-from llmgine.llm.budgets import Budget, Limits
 from llmgine.llm.context import (
     ChatMessage,
     ContextCompactedEvent,
     ContextView,
-    ContextWindow,
     Role,
     SimpleChatHistory,
 )
 from llmgine.llm.engine.events import (
     EngineEvent,
-    EngineStatusEvent,
     LLMResponseEvent,
     ModelCallEndedEvent,
     PartialOutputEvent,
@@ -34,15 +29,14 @@ from llmgine.llm.engine.events import (
     ReplyRestartedEvent,
     TextChunkEvent,
 )
-from llmgine.llm.engine.run_ledger import MAY_HAVE_RUN, RunLedger
+from llmgine.llm.engine.run_ledger import RunLedger
+from llmgine.llm.engine.setting import Setting
 from llmgine.llm.engine.spending import RunSpending
+from llmgine.llm.engine.tool_calls import ToolCalls, joined, keys_of, result_event, told_of
 from llmgine.llm.output import ANSWER_TOOL, OutputForm
 from llmgine.llm.providers.base import Fold, Provider, takes_schemas
 from llmgine.llm.tools.call_repair import readable_call, unique_calls
-from llmgine.llm.tools.prepared_call import PreparedCall, effect_keys
-from llmgine.llm.tools.result import ToolResult
-from llmgine.llm.tools.tool_context import ToolContext
-from llmgine.llm.tools.tool_events import ToolCallEvent, ToolExecuteResultEvent, ToolManagerEvent
+from llmgine.llm.tools.tool_events import ToolCallEvent, ToolManagerEvent
 from llmgine.llm.tools.tool_manager import ToolManager
 from llmgine.llm.tools.toolCall import ToolCall
 from llmgine.llm.types import (
@@ -56,40 +50,16 @@ from llmgine.llm.types import (
 )
 from llmgine.messages import SessionID, new_id
 
-__all__ = ["Run", "Setting"]
+__all__ = ["Run"]
 
 _log = logging.getLogger("llmgine.engine")
 _INTERRUPTED = "[interrupted]"
-_CANCELLED = "Error: cancelled before it had finished."
 _A_TURN_EVERY = 16
 """After so many pieces that come together, others get their turn."""
 _SECOND_CHANCES = 2
 """How often a model is told that its answer is not of the form that was asked for."""
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Setting:
-    """What the prompts of an engine have in common."""
-
-    bus: MessageBus
-    provider: Provider
-    engine_id: str
-    tools: ToolManager | None = None
-    max_turns: int = 10
-    """How often the model may be asked for one prompt."""
-    window: ContextWindow | None = None
-    """How much of a conversation the model reads; all of it by default."""
-    budget: Budget | None = None
-    """What all of them together may spend."""
-    limits: Limits | None = None
-    """What each of them may spend."""
-    approvals: Approvals | None = None
-    """Who agrees to the tool calls that need it."""
-    ledger: EffectLedger | None = None
-    """Where it is kept what was begun, for another process to go on with."""
-    status_event: type[EngineStatusEvent] = EngineStatusEvent
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,10 +128,12 @@ class Run(Generic[T]):
         self._history = history
         self._session_id = session_id
         self._form = form
-        self._asks_for_form = form is not None and takes_schemas(setting.provider)
         self._opened = opened
         self._ledger = RunLedger(setting.ledger, self.run_id, opened)
         self._spending = RunSpending(setting.budget, setting.limits)
+        self._calls = ToolCalls(
+            setting, self._tools, self.run_id, session_id, spending=self._spending, ledger=self._ledger
+        )
         self._began = monotonic()
         self._first_token: float | None = None
         self._writing_time = 0.0  # seconds from the first piece to the last, of the turns that came in pieces
@@ -306,7 +278,7 @@ class Run(Generic[T]):
 
     async def _ask(self, *, last: bool) -> LLMResponse:
         tools = [] if last else self._tools.parse_tools_to_list()
-        if self._form is not None and not self._asks_for_form:
+        if self._form is not None and not takes_schemas(self._provider):
             tools = [*tools, self._form.tool]
         view = await self._view(tools)
         messages = self._history.get_messages() if view is None else view.messages
@@ -394,12 +366,12 @@ class Run(Generic[T]):
         await self._publish(self._setting.status_event(status="running tools"))
         found = [self._tools.prepare(call) for call in calls]
         if keys is None:
-            keys = self._keys(found)
+            keys = keys_of(self.run_id, self._turns, found)
             await self._ledger.begin_turn(self._turns, message, keys)
-        tasks = [asyncio.create_task(self._run_tool(each, key)) for each, key in zip(found, keys, strict=True)]
+        tasks = [asyncio.create_task(self._calls.run(each, key)) for each, key in zip(found, keys, strict=True)]
         try:
             for call, task in zip(calls, tasks, strict=True):
-                await self._publish(_result_event(call, await _joined(task)))
+                await self._publish(result_event(call, await joined(task)))
         finally:
             # Also when cancelled: what has been done is done, and the model must hear of it.
             for task in tasks:
@@ -407,57 +379,10 @@ class Run(Generic[T]):
             await asyncio.wait(tasks)
             self._history.add_message(message)
             for call, task in zip(calls, tasks, strict=True):
-                self._history.add_tool_message(call.id, _content(task))
+                self._history.add_tool_message(call.id, told_of(task))
             self._fold, self._last = Fold(), "tools"
             await self._tell_spending()
         await self._history.save()
-
-    def _keys(self, found: Sequence[PreparedCall | ToolResult]) -> list[str]:
-        """Return the keys of the effects of a turn's calls; empty for those that cannot be run."""
-        keys = iter(effect_keys(self.run_id, self._turns, [each for each in found if isinstance(each, PreparedCall)]))
-        return [next(keys) if isinstance(each, PreparedCall) else "" for each in found]
-
-    async def _run_tool(self, found: PreparedCall | ToolResult, key: str) -> ToolResult:
-        """Run a call, if it may be: it has not run before, whoever has to agree does, and the budget has room."""
-        recalled = self._ledger.recall(found, key)
-        if recalled is not None:
-            return recalled
-        if isinstance(found, ToolResult):
-            return found
-        context = ToolContext(
-            session_id=self._session_id,
-            bus=self._setting.bus,
-            engine_id=self._setting.engine_id,
-            run_id=self.run_id,
-            tool_call_id=found.call.id,
-            tool_name=found.tool.name,
-            deadline=causality.deadline(),
-            idempotency_key=key,
-        )
-        may_have_run = self._ledger.may_have_run(found, key)
-        if may_have_run or needs_approval(found):
-            refused = await self._asked(found, context, may_have_run=may_have_run)
-            if refused is not None:
-                return ToolResult(found.call, refused, arguments=found.arguments)
-        try:
-            reservation = self._spending.reserve_tool_call()
-        except BudgetExceededError as error:
-            if error.action != "finish":
-                raise
-            return ToolResult(found.call, f"Error: not run: {error}", arguments=found.arguments)
-        if reservation is not None:
-            reservation.settle()  # it is spent when it begins, however it ends
-        return await self._ledger.run(self._tools, found, context)
-
-    async def _asked(self, prepared: PreparedCall, context: ToolContext, *, may_have_run: bool) -> str | None:
-        """Return why a call that a person has to agree to must not run; None if it may."""
-        approvals = self._setting.approvals
-        if approvals is not None:
-            refused = await approvals.check(prepared, context, note=MAY_HAVE_RUN if may_have_run else "")
-            return f"{refused} {MAY_HAVE_RUN}" if refused is not None and may_have_run else refused
-        if may_have_run:
-            return self._ledger.doubt(prepared)
-        return f"Error: {prepared.tool.name} was not run: it needs approval, and there is nobody here to ask."
 
     # Ending
 
@@ -495,33 +420,3 @@ class Run(Generic[T]):
 
 def _told(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"
-
-
-async def _joined(task: asyncio.Task[T]) -> T:
-    """Wait for a task. Being cancelled meanwhile counts, also if the task finishes in spite of it."""
-    waiter = asyncio.current_task()
-    cancelled_before = waiter.cancelling() if waiter else 0
-    result = await task
-    if waiter and waiter.cancelling() > cancelled_before:
-        raise asyncio.CancelledError
-    return result
-
-
-def _content(task: asyncio.Task[ToolResult]) -> str:
-    """Return what the model is told of a call that has ended."""
-    if task.cancelled():
-        return _CANCELLED
-    error = task.exception()
-    return task.result().content if error is None else f"Error: not run: {error}"
-
-
-def _result_event(call: ToolCall, result: ToolResult) -> ToolExecuteResultEvent:
-    return ToolExecuteResultEvent(
-        execution_succeed=result.succeeded,
-        tool_info={"name": call.name},
-        tool_args=result.arguments,
-        tool_result=result.content,
-        tool_name=call.name,
-        tool_call_id=call.id,
-        duration=result.duration,
-    )
