@@ -51,7 +51,7 @@ bench: $(VENV)/.dev ## Measure beside the peers, which get an environment of the
 
 lock: $(VENV)/.dev ## Pin the newest versions that fit
 	$(call compile,chat,--group build)
-	$(call compile,dev,--extra otel --extra postgres --extra prometheus --group dev)
+	$(call compile,dev,--extra mcp --extra otel --extra postgres --extra prometheus --group dev)
 	$(call compile,providers,--extra litellm --extra any-llm --group dev)
 
 clean: ## Remove the environments and the caches
