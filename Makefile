@@ -21,10 +21,11 @@ test: $(VENV)/.dev ## Run all tests (one: ARGS="tests/bus -k order")
 	$(if $(ARGS),$(BIN)/pytest $(ARGS),$(all_tests))
 	@$(if $(ARGS),,touch $(VENV)/.tested)
 
-test-pythons: ## Run all tests on every supported Python that is here
+test-pythons: $(VENV)/.dev ## Run all tests on every supported Python that is here
 	@for v in $(PYTHONS); do \
 		p=$$(command -v "python$$v") && "$$p" --version >/dev/null 2>&1 || p=$$(ls "$$HOME"/.pyenv/versions/$$v.*/bin/python 2>/dev/null | tail -n 1); \
-		if [ -n "$$p" ]; then echo "== Python $$v"; $(MAKE) --no-print-directory test PYTHON="$$p" VENV=".venv-$$v" || exit 1; \
+		if [ -n "$$p" ]; then echo "== Python $$v"; $(MAKE) --no-print-directory test PYTHON="$$p" VENV=".venv-$$v" \
+			INSTALL="$(BIN)/uv pip install --quiet --python .venv-$$v" || exit 1; \
 		else echo "== Python $$v is not installed: skipped"; fi; done
 
 test-providers: ## Run the tests of the providers with all of their libraries

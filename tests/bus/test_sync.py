@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
-import subprocess
 import sys
 import textwrap
 import threading
@@ -16,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+from dev_mode import run_in_dev_mode
 
 from llmgine.bus import MessageBus, sync
 from llmgine.errors import (
@@ -627,13 +627,7 @@ message_bus.subscribe_event("left", arrive)
 
 def run(program: str, timeout: float = 60) -> str:
     """Run a program after `PROGRAM`; it must end well, say nothing on stderr, and not need longer than `timeout`."""
-    done = subprocess.run(
-        [sys.executable, "-X", "dev", "-W", "error", "-c", PROGRAM + textwrap.dedent(program)],
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        check=False,
-    )
+    done = run_in_dev_mode("-c", PROGRAM + textwrap.dedent(program), timeout=timeout)
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import multiprocessing
 import os
-import subprocess
-import sys
 import textwrap
 import threading
 from collections.abc import Callable, Iterator
@@ -16,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from dev_mode import run_in_dev_mode
 
 from llmgine.bus import MessageBus
 from llmgine.errors import BusNotRunningError
@@ -228,14 +227,7 @@ def run(program: str, folder: Path) -> list[int]:
     """Run a program after `PROGRAM`, which must say nothing; return who answered, as often as they did."""
     script = folder / "program.py"
     script.write_text(PROGRAM + textwrap.dedent(program))
-    done = subprocess.run(
-        [sys.executable, "-X", "dev", "-W", "error", script.name],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-    )
+    done = run_in_dev_mode(script.name, cwd=folder)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     return [int(line) for line in (folder / "answered").read_text().split()]
 
