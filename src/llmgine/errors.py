@@ -21,6 +21,7 @@ LLMgineError
 │  └─ ResourceConflictError (ValueError)
 ├─ StoreError
 ├─ ApprovalError .approval_id
+│  └─ ApprovalAnswerError (ValueError) .problems
 ├─ EngineBusyError (RuntimeError)
 ├─ TurnLimitError .limit
 ├─ OutputFormError (ValueError) .text
@@ -28,8 +29,12 @@ LLMgineError
 ├─ ToolError
 │  ├─ ToolRegistrationError (ValueError)
 │  ├─ ToolValidationError (ValueError)
-│  └─ ToolExecutionError
-│     └─ ToolTimeoutError (TimeoutError) .timeout
+│  ├─ ToolExecutionError
+│  │  └─ ToolTimeoutError (TimeoutError) .timeout
+│  └─ MCPError .server
+│     ├─ MCPRequestError .code
+│     └─ MCPConnectionError (ConnectionError)
+│        └─ MCPConnectionLostError
 └─ ProviderError .provider .model
    ├─ ProviderUnavailableError (ConnectionError)
    ├─ ProviderResponseError .status
@@ -44,6 +49,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from decimal import Decimal
 
 
@@ -173,6 +179,15 @@ class ApprovalError(LLMgineError):
         self.approval_id = approval_id
 
 
+class ApprovalAnswerError(ApprovalError, ValueError):
+    """What was filled in does not fit what is asked for. The request stays open: answer again."""
+
+    def __init__(self, message: str, *, approval_id: str, problems: Mapping[str, str]) -> None:
+        super().__init__(message, approval_id=approval_id)
+        self.problems = problems
+        """What is wrong, by the name of the field."""
+
+
 class EngineBusyError(LLMgineError, RuntimeError):
     """The engine is answering another prompt of the same conversation."""
 
@@ -244,6 +259,32 @@ class ToolTimeoutError(ToolExecutionError, TimeoutError):
         super().__init__(message)
         self.timeout = timeout
         """Seconds that the tool was given."""
+
+
+class MCPError(ToolError):
+    """An MCP server has not done what was asked of it."""
+
+    def __init__(self, message: str, *, server: str = "") -> None:
+        super().__init__(message)
+        self.server = server
+        """The name that it is registered under."""
+
+
+class MCPRequestError(MCPError):
+    """An MCP server has refused a request."""
+
+    def __init__(self, message: str, *, code: int, server: str = "") -> None:
+        super().__init__(message, server=server)
+        self.code = code
+        """By JSON-RPC and MCP: -32602 for parameters that do not fit, and so on."""
+
+
+class MCPConnectionError(MCPError, ConnectionError):
+    """There is no connection to an MCP server. What was asked has not been sent."""
+
+
+class MCPConnectionLostError(MCPConnectionError):
+    """The connection to an MCP server has broken off. What was asked may have been done."""
 
 
 class ProviderError(LLMgineError):

@@ -6,6 +6,7 @@ import asyncio
 import gc
 import weakref
 from contextvars import ContextVar, copy_context
+from copy import copy
 
 from llmgine.bus import MessageBus, causality
 from llmgine.messages import Command, Event
@@ -90,6 +91,21 @@ async def test_publishing_the_same_event_again_does_not_make_it_its_own_cause(bu
 
     assert times == 2
     assert event.causation_id is None
+
+
+async def test_a_copy_of_an_event_is_not_caused_by_it_either(bus: MessageBus) -> None:
+    event = Asked()
+    twin = copy(event)
+
+    async def again(handled: Asked) -> None:
+        if handled is event:
+            await bus.publish(twin)
+
+    bus.register_event_handler(Asked, again)
+    assert event.event_id
+    await bus.publish(event)
+
+    assert (twin.event_id, twin.causation_id) == (event.event_id, None)
 
 
 async def test_after_a_command_its_caller_is_in_its_own_chain_again(bus: MessageBus) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextvars import Context
 from dataclasses import dataclass
 
 import pytest
@@ -81,6 +82,74 @@ async def test_only_events_of_the_chain_are_seen_also_through_queues(bus: Messag
         await bus.publish(Counted(n=99))
 
     assert seen == [Counted, Followed]
+
+
+@pytest.mark.parametrize("read_before", [False, True])
+async def test_an_event_that_names_the_chain_itself_belongs_to_it(bus: MessageBus, read_before: bool) -> None:
+    command = Count()
+
+    async def count(_: Count) -> None:
+        stranger = Counted(n=1)
+        stranger.correlation_id = command.correlation_id
+        await asyncio.create_task(bus.publish(stranger), context=Context())
+
+    bus.register_command_handler(Count, count)
+    if read_before:
+        assert command.command_id
+    assert [type(event) async for event in bus.stream(command)] == [Counted]
+
+
+async def test_streams_of_one_chain_end_one_after_the_other(bus: MessageBus) -> None:
+    first_has_ended = asyncio.Event()
+
+    async def count(command: Count) -> None:
+        if command.to == 1:
+            await first_has_ended.wait()
+        await bus.publish(Counted(n=command.to))
+
+    async def read(command: Count) -> list[int]:
+        return [event.n async for event in bus.stream(command) if isinstance(event, Counted)]
+
+    bus.register_command_handler(Count, count)
+    longer, shorter = Count(to=1), Count(to=2)
+    shorter.correlation_id = longer.correlation_id
+    reader = asyncio.create_task(read(longer))
+    await asyncio.sleep(0)
+    assert await read(shorter) == [2]
+    first_has_ended.set()
+
+    assert await reader == [2, 1]
+    assert bus._gate._streams == {}
+    assert bus._gate._written == {}
+
+
+async def test_a_stream_within_a_handler_shows_the_chain_of_the_handler(bus: MessageBus) -> None:
+    @dataclass
+    class Outer(Command[list[int]]):
+        pass
+
+    async def outer(_: Outer) -> list[int]:
+        return [event.n async for event in bus.stream(Count(to=2)) if isinstance(event, Counted)]
+
+    async def count(command: Count) -> None:
+        for n in range(command.to):
+            await bus.publish(Counted(n=n))
+
+    bus.register_command_handler(Outer, outer)
+    bus.register_command_handler(Count, count)
+
+    assert (await bus.execute(Outer())).unwrap() == [0, 1]
+
+
+async def test_two_readers_of_a_stream_share_it_and_both_come_to_its_end(counting: MessageBus) -> None:
+    stream = counting.stream(Count(to=10))
+
+    async def read() -> list[int]:
+        return [event.n async for event in stream if isinstance(event, Counted)]
+
+    async with asyncio.timeout(5):
+        mine, others = await asyncio.gather(read(), read())
+    assert sorted(mine + others) == list(range(10))
 
 
 async def test_two_streams_do_not_mix(counting: MessageBus) -> None:
@@ -176,3 +245,4 @@ async def test_streams_leave_nothing_behind(counting: MessageBus) -> None:
         pass
 
     assert counting._gate._streams == {}
+    assert counting._gate._written == {}

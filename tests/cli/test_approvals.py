@@ -128,6 +128,114 @@ def test_one_is_approved_another_denied_and_neither_again(program: Program) -> N
     assert state_of(program, second).state is ApprovalState.DENIED
 
 
+BOOKING = {
+    "type": "object",
+    "properties": {
+        "seats": {"type": "integer", "minimum": 1, "title": "Seats", "description": "How many?"},
+        "class": {"type": "string", "oneOf": [{"const": "1", "title": "First"}, {"const": "2", "title": "Second"}]},
+        "extras": {"type": "array", "items": {"type": "string", "enum": ["meal", "bed", "wifi"]}},
+        "quiet": {"type": "boolean", "default": True},
+        f"note{SNEAKY}": {"type": "string", "description": SNEAKY},
+    },
+    "required": ["seats", "class"],
+}
+PAGE = "https://pay.example/c?token=abcdefghijklmnop1234&x=1"
+
+
+def asked_by_server(program: Program) -> tuple[str, str]:
+    """Leave what a server has asked: to fill in a form, and to visit a page."""
+
+    async def ask(database: Database) -> None:
+        for name, more in (("f0rm0000", {"answer_schema": BOOKING}), ("9a9e0000", {"url": PAGE})):
+            record = ApprovalRecord(
+                id=name,
+                digest="d" * 64,
+                tool="agency/elicitation",
+                requested_at=datetime.now(UTC),
+                arguments={"message": f"How many? {SNEAKY}"},
+                note="The MCP server agency asks this.",
+                **more,
+            )
+            await database.approvals.add(record)
+
+    in_database(program, ask)
+    return "f0rm0000", "9a9e0000"
+
+
+def test_what_a_server_asks_for_is_shown_field_by_field_and_a_page_in_full(program: Program) -> None:
+    form, page = asked_by_server(program)
+    shown = run_here(program, "approvals", "show", form).stdout
+    visit = run_here(program, "approvals", "show", page).stdout
+    listed = {row["id"]: row for row in lines(run_here(program, "approvals", "list", "--json"))}
+
+    assert "seats  Seats: How many? — a whole number, at least 1\n" in shown
+    assert "class  one of: 1 (First), 2 (Second)\n" in shown
+    assert "extras  some of: meal, bed, wifi; may be left out\n" in shown
+    assert "quiet  yes or no; default: yes; may be left out\n" in shown
+    assert f"visit     {PAGE}\n" in visit
+    assert not {"\u202e", "\x1b", "\u200b"} & {*shown, *visit}
+    assert listed[form]["answer_schema"] == BOOKING
+    assert listed[page]["url"] == PAGE
+    assert listed[page]["answer_schema"] is None
+
+
+def test_what_is_asked_for_is_given_with_the_approval(program: Program) -> None:
+    form, page = asked_by_server(program)
+    approve = ("approvals", "approve", form)
+    wrong = [
+        run_here(program, *approve),
+        run_here(program, *approve, "-a", "seats=none", "-a", "class=First"),
+        run_here(program, *approve, "-a", "seats=2", "-a", "class=1", "-a", "extras=meal", "-a", "extras=tv"),
+        run_here(program, *approve, "--answer", "seats"),
+        run_here(program, *approve, "--answer", "name=ada"),
+        run_here(program, "approvals", "approve", page, "--answer", "seats=1"),
+    ]
+    assert [result.returncode for result in wrong] == [1, 1, 1, 2, 2, 2]
+    assert "seats: is missing: expected a whole number, at least 1; class: is missing" in wrong[0].stderr
+    assert "seats: expected a whole number, at least 1." in wrong[1].stderr
+    assert "extras: expected some of: meal, bed, wifi." in wrong[2].stderr
+    assert "expected NAME=VALUE" in wrong[3].stderr
+    assert "there is no field 'name'. Asked for: seats, class, extras, quiet" in wrong[4].stderr
+    assert "Only yes or no is asked for." in wrong[5].stderr
+    assert state_of(program, form).state is ApprovalState.PENDING
+
+    settings = ["-a", "seats=2", "-a", "class=First", "-a", "extras=meal", "-a", "extras=bed"]
+    right = run_here(program, *approve, *settings)
+    assert right.stdout.endswith(' with {"quiet": true, "seats": 2, "class": "1", "extras": ["meal", "bed"]}\n')
+    assert state_of(program, form).answer == {"seats": 2, "class": "1", "extras": ["meal", "bed"], "quiet": True}
+    said = json.loads(run_here(program, "approvals", "show", form, "--json").stdout)
+    assert said["answer"]["seats"] == 2
+    assert run_here(program, "approvals", "approve", page).returncode == 0
+    assert state_of(program, page).state is ApprovalState.APPROVED
+
+
+def test_at_a_terminal_each_field_is_asked_for_until_it_fits(program: Program) -> None:
+    form, page = asked_by_server(program)
+    terminal = program.terminal("approvals", "approve", form)
+    terminal.expect(r"agency/elicitation .*\r?\n?The MCP server agency asks this\.")
+    terminal.expect("seats: Seats: How many\\? — a whole number, at least 1")
+    terminal.expect("> ")
+    terminal.type("none\r")
+    terminal.expect("expected a whole number, at least 1\\s+> ")
+    terminal.type("3\r")
+    terminal.expect("class: one of: 1 \\(First\\), 2 \\(Second\\)\\s+> ")
+    terminal.type("\r")
+    terminal.expect("something has to be said here: one of: .*\\s+> ")
+    terminal.type("Second\r")
+    terminal.expect("extras: .*\\s+> ")
+    terminal.type("meal, wifi\r")
+    terminal.expect("quiet: .* default: yes.*\\s+> ")
+    terminal.type("no\r")
+    terminal.expect("note.*\\s+> ")
+    terminal.type("\r")
+    assert terminal.wait() == 0
+    assert state_of(program, form).answer == {"seats": 3, "class": "2", "extras": ["meal", "wifi"], "quiet": False}
+
+    visit = program.terminal("approvals", "approve", page)
+    visit.expect(re.escape(PAGE))
+    assert visit.wait() == 0
+
+
 def test_an_id_means_what_waits_before_what_does_not(program: Program) -> None:
     first, second, _ = asked(program)
     run_here(program, "approvals", "deny", first)

@@ -9,13 +9,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from sqlalchemy import delete, inspect
+from sqlalchemy import insert, inspect
 
 from llmgine.bus.stores import Held
 from llmgine.database.engine import open_engine, transaction
-from llmgine.database.migrations import STEPS, version_of
+from llmgine.database.migrations import STEPS, migrate, version_of
 from llmgine.database.stores import Database
-from llmgine.database.tables import Tables
+from llmgine.database.tables import Tables, stored_columns
+from llmgine.messages.codec import encode
 
 from .conftest import Places
 from .nursery import Nursery
@@ -32,12 +33,18 @@ def state(url: str, tables: Tables) -> tuple[int, set[str]]:
         return version_of(connection, tables), names & {*inspect(connection).get_table_names(schema=tables.schema)}
 
 
-def set_back(url: str, tables: Tables) -> None:
-    """Make a database what the version before the last made of it."""
-    with open_engine(url).connect() as connection, transaction(connection):
-        for table in STEPS[-1].creates(tables):
-            table.drop(connection)
-        connection.execute(delete(tables.schema_version).where(tables.schema_version.c.version == len(STEPS)))
+def make_earlier(url: str, tables: Tables) -> None:
+    """Make a database as the version before the last made it, with an event in it."""
+    with open_engine(url).connect() as connection:
+        migrate(connection, tables, STEPS[:-1])
+        with transaction(connection):
+            stored = encode(Due(event_id="old", text="kept"))
+            connection.execute(
+                insert(tables.scheduled_events).values(
+                    **stored_columns(stored), id="old", event_type="Due", session_id="BUS", due_at=0, claimable_at=0,
+                    created_at=0, misfire="once",
+                )
+            )  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -58,9 +65,7 @@ async def test_a_migration_that_is_killed_is_whole_steps_and_is_finished_by_the_
         several = [Database(url, schema) for _ in range(2)]
         tables = several[0].access.tables
         if existing:
-            await several[0].schedule.add([Held.of(Due(event_id="old", text="kept"), MOMENT)])
-            await several[0].aclose()
-            set_back(url, tables)
+            make_earlier(url, tables)
         child = nursery.start(
             "shop", task="open", journal=str(tmp_path / "journal"), child=1, url=url, schema=schema, lease=1.0,
             seed="", step=["migration", stage], nth=kills + 1,

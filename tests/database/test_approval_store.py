@@ -17,13 +17,19 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from llmgine.bus.approval_records import ApprovalRecord, ApprovalState, ApprovalStore
 from llmgine.database.stores import Database
-from llmgine.errors import ApprovalError
+from llmgine.errors import ApprovalAnswerError, ApprovalError
 from llmgine.llm.approvals.memory import MemoryApprovalStore
 from llmgine.messages import SessionID
 
 from .conftest import NOON, Clock, Place, made
 
 A, B = SessionID("a"), SessionID("b")
+SEATS: dict[str, Any] = {
+    "type": "object",
+    "properties": {"seats": {"type": "integer", "minimum": 1}, "name": {"type": "string"}},
+    "required": ["seats"],
+}
+ANSWER = {"seats": 2, "name": "\ud83d\0"}
 
 
 @pytest.fixture(params=["memory", "sqlite", "postgres"])
@@ -48,15 +54,66 @@ def names(records: list[ApprovalRecord]) -> list[str]:
 
 async def test_what_is_kept_comes_back_as_it_was(store: ApprovalStore) -> None:
     arguments = {"to": "bob", "amount": 9.5, "tags": ["x", None], "deep": {"half": "\ud83d", "nul": "\0"}}
-    record = request_of("1", arguments=arguments, run_id="r", call_key="k", approver="ada", note="again?")
+    record = request_of(
+        "1",
+        arguments=arguments,
+        run_id="r",
+        call_key="k",
+        approver="ada",
+        note="again?",
+        url="https://example.com/?a=\N{SNOWMAN}",
+        answer_schema=SEATS,
+    )
     await store.add(record)
 
     assert await store.get("1") == record
     assert await store.get("2") is None
-    approved = await store.decide("1", approve=True, decided_by="ada", reason="fine")
-    assert approved == replace(record, state=ApprovalState.APPROVED, decided_at=NOON, decided_by="ada", reason="fine")
+    approved = await store.decide("1", approve=True, decided_by="ada", reason="fine", answer=ANSWER)
+    assert approved == replace(
+        record, state=ApprovalState.APPROVED, decided_at=NOON, decided_by="ada", reason="fine", answer=ANSWER
+    )
     assert await store.consume("1", "d") == replace(approved, state=ApprovalState.USED, used_at=NOON)
     assert (await store.list())[0].state is ApprovalState.USED
+
+
+async def test_an_approval_that_does_not_say_what_it_has_to_is_none_and_leaves_the_request_open(
+    store: ApprovalStore,
+) -> None:
+    await store.add(request_of("1", answer_schema=SEATS))
+    await store.add(request_of("plain"))
+    wrong: list[tuple[str, Any, set[str]]] = [
+        ("1", {"seats": 0}, {"seats"}),
+        ("1", {"seats": "2", "window": True}, {"seats", "window"}),
+        ("1", {}, {"seats"}),
+        ("1", [2], {""}),
+        ("1", "seats", {""}),
+        ("plain", {"seats": 2}, {"seats"}),
+    ]
+    for name, answer, fields in wrong:
+        with pytest.raises(ApprovalAnswerError, match="stays open") as caught:
+            await store.decide(name, approve=True, answer=answer)
+        assert caught.value.approval_id == name
+        assert caught.value.problems.keys() == fields
+    assert names(await store.pending()) == ["1", "plain"]
+    with pytest.raises(ApprovalError, match="it is pending"):
+        await store.consume("1", "d")
+
+    assert (await store.decide("1", approve=True, answer={"seats": 3})).answer == {"seats": 3}
+    assert (await store.decide("plain", approve=True, answer={})).answer is None
+    with pytest.raises(ApprovalError, match="it is approved"):  # which matters more than that the answer is wrong
+        await store.decide("1", approve=True, answer={"seats": 0})
+    assert (await store.consume("1", "d")).answer == {"seats": 3}
+
+
+async def test_without_an_answer_the_defaults_are_taken_and_a_no_says_nothing(store: ApprovalStore) -> None:
+    schema = {**SEATS, "properties": {"seats": {"type": "integer", "default": 2}, "name": {"type": "string"}}}
+    for name in "123":
+        await store.add(request_of(name, answer_schema=schema))
+
+    assert (await store.decide("1", approve=True)).answer == {"seats": 2}
+    assert (await store.decide("2", approve=True, answer={"seats": 1, "name": "x"})).answer == {"seats": 1, "name": "x"}
+    denied = await store.decide("3", approve=False, answer={"seats": "nonsense"})
+    assert (denied.state, denied.answer) == (ApprovalState.DENIED, None)
 
 
 async def test_a_second_answer_is_refused_and_changes_nothing(store: ApprovalStore) -> None:
@@ -211,6 +268,9 @@ DAMAGE = [
     "state = ''",
     "arguments = '{'",
     "arguments = '[]'",
+    "answer_schema = '[]'",
+    "answer_schema = '{}'",
+    "answer = '2'",
     f"expires_at = {2**62}",
 ]
 

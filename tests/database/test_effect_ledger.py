@@ -9,9 +9,9 @@ from datetime import timedelta
 
 import pytest
 
-from llmgine.bus.effect_records import EffectLedger, EffectRecord, OpenRun, Outcome, TurnRecord
+from llmgine.bus.effect_records import Answer, EffectLedger, EffectRecord, OpenRun, Outcome, TurnRecord
 from llmgine.database.stores import Database
-from llmgine.errors import StoreError
+from llmgine.errors import ResourceConflictError, StoreError
 from llmgine.llm.engine import MemoryEffectLedger
 from llmgine.messages import SessionID
 
@@ -124,3 +124,57 @@ async def test_what_makes_no_sense_is_said_and_not_gone_on_with(place: Place, da
     place.execute("UPDATE {runs} SET prompt = 'gibberish'")
     with pytest.raises(StoreError, match="the run r in session 'a' makes no sense"):
         await database.ledger.open_run(A)
+
+
+async def test_a_run_that_comes_again_is_told_how_far_it_had_come(ledger: EffectLedger) -> None:
+    assert await ledger.begin_run("r", A, PROMPT) is None
+    again = {"id": "q", "role": "user", "content": "again"}
+    assert await ledger.begin_run("r", A, again) == OpenRun(
+        run_id="r", session_id=A, prompt=PROMPT, turn=None, effects={}
+    )
+    await ledger.begin_turn("r", TURN)
+    await ledger.intend(effect("k1"))
+    opened = await ledger.open_run(A)
+    assert opened is not None
+    assert opened.turn == TURN
+    assert await ledger.begin_run("r", A, again) == opened
+
+
+async def test_a_run_that_was_answered_is_told_its_answer_and_stays_ended(ledger: EffectLedger) -> None:
+    for run_id, turn, answer in (("r", TURN, "done: nul \ud83d"), ("s", None, "")):
+        await ledger.begin_run(run_id, A, PROMPT)
+        if turn is not None:
+            await ledger.begin_turn(run_id, turn)
+        await ledger.end_run(run_id, answer)
+        await ledger.end_run(run_id, "another")
+        await ledger.end_run(run_id)
+    for run_id, answer in (("r", "done: nul \ud83d"), ("s", "")):
+        assert await ledger.begin_run(run_id, A, PROMPT) == Answer(answer)
+        assert await ledger.open_run(A) is None
+
+
+async def test_a_run_that_ended_without_an_answer_begins_anew_and_its_effects_stay_known(ledger: EffectLedger) -> None:
+    await ledger.begin_run("r", A, PROMPT)
+    await ledger.begin_turn("r", TURN)
+    await ledger.intend(effect("k1"))
+    await ledger.finish("k1", Outcome("paid", succeeded=True))
+    await ledger.end_run("r")
+    await ledger.begin_run("s", A, PROMPT)
+
+    anew = {"id": "q", "role": "user", "content": "again"}
+    assert await ledger.begin_run("r", A, anew) is None
+    assert await ledger.open_run(A) == OpenRun(run_id="r", session_id=A, prompt=anew, turn=None, effects={})
+    assert await ledger.begin_turn("r", TURN)
+    assert not await ledger.intend(effect("k1"))
+    assert await ledger.outcome("k1") == Outcome("paid", succeeded=True)
+    assert await ledger.begin_run("s", A, PROMPT) is None  # which was given up for the other one
+
+
+async def test_a_run_belongs_to_its_session(ledger: EffectLedger) -> None:
+    await ledger.begin_run("r", A, PROMPT)
+    with pytest.raises(ResourceConflictError, match="was given in another session"):
+        await ledger.begin_run("r", B, PROMPT)
+    await ledger.end_run("r", "done")
+    with pytest.raises(ResourceConflictError):
+        await ledger.begin_run("r", B, PROMPT)
+    assert await ledger.open_run(B) is None

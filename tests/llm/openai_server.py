@@ -10,6 +10,7 @@ and for replies with text or tool calls any of
     "habit": "no index" | "bare" | "one index" | "whole" | "repeats" | "says stop"    how tool calls are streamed
     "usage": false · "cut_off": true · "garbage": true · "hold": true (stop before the end, and keep the line open)
     "cut_off_late": true (after the finish reason)
+(a text that is longer than the request allows, in words, ends there)
     "usage": {…} instead of the usual one · "stall": true (before the end, signs of life but no more chunks)
 or  {"page": "<html>…", "status": 200}                          something else than chat completions
 or  {"raw": ["{\"choices\": []}", "[DONE]"]}                    the data of each event, as it is
@@ -129,6 +130,7 @@ class OpenAIServer:
                 _send(writer, f"data: {data}\n\n".encode())
             writer.write(b"0\r\n\r\n")
             return True
+        reply = _within(self.requests[-1], reply)
         for delta in deltas(reply):
             _event(writer, {"choices": [{"index": 0, "delta": delta, "finish_reason": None}]})
             await writer.drain()
@@ -176,6 +178,16 @@ def deltas(reply: dict[str, Any]) -> list[dict[str, Any]]:
                 part["function"]["name"] = call["name"]
             parts.append({"tool_calls": [part]})
     return parts
+
+
+def _within(request: dict[str, Any], reply: dict[str, Any]) -> dict[str, Any]:
+    """A reply as long as the request allows: a word is a token."""
+    words = re.findall(r"\s*\S+", reply.get("text", ""))
+    longest = request.get("max_completion_tokens", request.get("max_tokens", len(words)))
+    if len(words) <= longest:
+        return reply
+    usage = {"prompt_tokens": 11, "completion_tokens": longest, "total_tokens": 11 + longest}
+    return {"text": "".join(words[:longest]), "finish_reason": "length", "usage": usage}
 
 
 def _event(writer: asyncio.StreamWriter, content: dict[str, Any]) -> None:

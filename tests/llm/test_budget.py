@@ -495,6 +495,17 @@ def test_a_file_that_is_no_table_of_prices_is_explained(text: str, said: str, tm
 # Estimates
 
 
+def test_an_image_counts_as_one_however_long_it_is() -> None:
+    url = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 1_000_000}}
+    text = {"type": "text", "text": "What is this?"}
+    said = {"role": "user", "content": [text]}
+    shown = {"role": "user", "content": [text, url, url]}
+    without, with_two = (
+        estimate_request([each], max_output_tokens=1, price=None).input_tokens for each in (said, shown)
+    )
+    assert with_two == without + 2 * 1_600
+
+
 def test_a_request_is_estimated_from_all_that_is_sent() -> None:
     messages = [{"role": "user", "content": "word " * 80}]
     tools = [{"type": "function", "function": {"name": "f", "description": "does " * 40, "parameters": {}}}]

@@ -1,17 +1,21 @@
 """What is kept of a request for approval of a tool call, what may become of it, and the port to where it is kept.
 
-The rules are here, once, for every store: an answer is given once, in time; an approval holds for exactly the call that
-was shown, is used once, and not after its time. Whatever is not plainly so permits nothing.
+The rules are here, once, for every store: an answer is given once, in time, and says what was asked for; an approval
+holds for exactly the call that was shown, is used once, and not after its time. Whatever is not plainly so permits
+nothing.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, Literal, Protocol, TypeAlias
 
-from llmgine.errors import ApprovalError
+from llmgine.bus.answer_form import AnswerForm
+from llmgine.bus.answer_schema import form_of
+from llmgine.errors import ApprovalAnswerError, ApprovalError
 from llmgine.messages import SessionID
 from llmgine.messages.ids import BUS
 
@@ -62,11 +66,22 @@ class ApprovalRecord:
     """What whoever decides ought to know."""
     expires_at: datetime | None = None
     """When it is too late, to answer and to use the answer; None for never."""
+    url: str = field(default="", metadata={"content": True})
+    """A page that whoever approves has to visit. Nothing here opens it."""
+    answer_schema: dict[str, Any] | None = field(default=None, metadata={"content": True})
+    """JSON schema of what an approval has to say, as `form_of` reads it; None where it says no more than yes."""
     state: ApprovalState = ApprovalState.PENDING
     decided_at: datetime | None = None
     decided_by: str = ""
     reason: str = ""
+    answer: dict[str, Any] | None = field(default=None, metadata={"content": True})
+    """What an approval says, where something was asked for; JSON data that fits `answer_schema`."""
     used_at: datetime | None = None
+
+    @property
+    def form(self) -> AnswerForm | None:
+        """What an approval has to say; None where it says no more than yes."""
+        return None if self.answer_schema is None else form_of(self.answer_schema)
 
     def at(self, now: datetime) -> ApprovalRecord:
         """Return the record as it is at a time: expired, if that is so."""
@@ -75,15 +90,19 @@ class ApprovalRecord:
             return self
         return replace(self, state=ApprovalState.EXPIRED)
 
-    def decided(self, now: datetime, *, approve: bool, decided_by: str, reason: str) -> ApprovalRecord:
-        """Return the record with an answer.
+    def decided(
+        self, now: datetime, *, approve: bool, decided_by: str, reason: str, answer: Mapping[str, Any] | None = None
+    ) -> ApprovalRecord:
+        """Return the record with an answer; where an approval must say something, and does not, with the defaults.
 
         Raises:
-            ApprovalError: there is one already, or it is too late.
+            ApprovalAnswerError: what it says does not fit what is asked for.
+            ApprovalError: there is an answer already, or it is too late.
         """
         self._expect(ApprovalState.PENDING, now, "approved" if approve else "denied")
         state = ApprovalState.APPROVED if approve else ApprovalState.DENIED
-        return replace(self, state=state, decided_at=now, decided_by=decided_by, reason=reason)
+        said = self._said(answer) if approve else None
+        return replace(self, state=state, decided_at=now, decided_by=decided_by, reason=reason, answer=said)
 
     def used(self, now: datetime, digest: str) -> ApprovalRecord:
         """Return the record of an approval that lets the call with this digest through.
@@ -102,6 +121,24 @@ class ApprovalRecord:
         if self.at(now).state is not ApprovalState.PENDING:
             return self.at(now)
         return replace(self, state=state)
+
+    def _said(self, answer: Any) -> dict[str, Any] | None:
+        """Return what an approval says; whoever answers may have sent anything."""
+        form = self.form
+        if form is None and not answer:
+            return None
+        said = form.defaults if form is not None and answer is None else answer
+        if not isinstance(said, Mapping):
+            problems = {"": "expected a JSON object, with a value for each field"}
+        elif form is None:
+            problems = dict.fromkeys(map(str, said), "was not asked for, only yes or no")
+        else:
+            problems = form.problems(said)
+        if problems:
+            wrong = "; ".join(f"{name}: {problem}" if name else problem for name, problem in problems.items())
+            msg = f"The answer to the request for approval {self.id} does not fit; it stays open. {wrong}."
+            raise ApprovalAnswerError(msg, approval_id=self.id, problems=problems)
+        return dict(said)
 
     def _expect(self, state: ApprovalState, now: datetime, what: str) -> None:
         found = self.at(now).state
@@ -147,11 +184,18 @@ class ApprovalStore(Protocol):
         ...
 
     async def decide(
-        self, approval_id: str, *, approve: bool, decided_by: str = "", reason: str = ""
+        self,
+        approval_id: str,
+        *,
+        approve: bool,
+        decided_by: str = "",
+        reason: str = "",
+        answer: Mapping[str, Any] | None = None,
     ) -> ApprovalRecord:
         """Answer a request. Of all who do this at the same time, in whatever process, one succeeds.
 
         Raises:
+            ApprovalAnswerError: the answer does not fit what is asked for; the request stays open.
             ApprovalError: there is no such request, it was answered or has ended, or it is too late.
         """
         ...

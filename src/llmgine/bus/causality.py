@@ -13,7 +13,7 @@ from llmgine.messages import Command, Event, SessionID
 from llmgine.messages.ids import Id, write
 from llmgine.messages.message import origin_of
 
-__all__ = ["Chain", "Holds", "current", "deadline", "stamp", "traceparent"]
+__all__ = ["Chain", "Holds", "current", "deadline", "go_below", "stamp", "traceparent"]
 
 Holds: TypeAlias = tuple[tuple[SessionID, int], ...]
 """The lanes that wait for this chain: each as its session and the number of the delivery under way there."""
@@ -36,10 +36,22 @@ def traceparent() -> str | None:
     return None if chain is None else chain[4]
 
 
+def go_below(traceparent: str | None) -> None:
+    """Have what the current task sends from now on be below a span, if it is sent from within a chain."""
+    chain = current.get()
+    if chain is not None and traceparent is not None:
+        current.set((*chain[:4], traceparent, chain[5]))
+
+
 def stamp(message: Command[Any] | Event, chain: Chain) -> None:
     """Note on a message that it was sent from within a chain, unless it says already what caused it."""
-    own, correlation, causation, traceparent = origin_of(message)
     cause = chain[1]
+    made, identity = message._timestamp, message._identity  # in this order: see `origin_of`
+    if type(identity) is int:  # nobody has read its id, nor noted a cause; most are so
+        if (made, identity) != cause:
+            message._identity = (made, identity), chain[0], cause, chain[4]
+        return
+    own, correlation, causation, traceparent = origin_of(message)
     if causation is not None or own == cause:
         return
     if type(own) is not type(cause) and write(own) == write(cause):  # one of them has been read, and so written

@@ -10,9 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from llmgine.errors import ResourceConflictError
 from llmgine.messages import SessionID
 
-__all__ = ["EffectLedger", "EffectRecord", "OpenRun", "Outcome", "TurnRecord"]
+__all__ = ["Answer", "EffectLedger", "EffectRecord", "OpenRun", "Outcome", "TurnRecord", "of_another_session"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,14 +67,31 @@ class OpenRun:
     """Those of that turn that may have run, by their keys."""
 
 
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a run has ended with."""
+
+    text: str = field(metadata={"content": True})
+
+
 class EffectLedger(Protocol):
     """Keeps runs and their effects. What a method has returned from is on disk, where there is one.
 
     What cannot be reached raises `StoreError`; nothing is half done then.
     """
 
-    async def begin_run(self, run_id: str, session_id: SessionID, prompt: Mapping[str, Any]) -> None:
-        """Keep a new run. It takes the place of one that is open in this session."""
+    async def begin_run(self, run_id: str, session_id: SessionID, prompt: Mapping[str, Any]) -> OpenRun | Answer | None:
+        """Keep a new run, in the place of one that is open in this session; or return what is known of it.
+
+        A run that has ended without an answer begins anew. What its tools may have done stays known.
+
+        Returns:
+            None if the run begins; how far it had come, if it has not ended; its answer, if there was one. In the last
+            two cases nothing is changed.
+
+        Raises:
+            ResourceConflictError: it belongs to another session.
+        """
         ...
 
     async def begin_turn(self, run_id: str, turn: TurnRecord) -> bool:
@@ -96,6 +114,17 @@ class EffectLedger(Protocol):
         """Return the run of a session that has not ended; None if there is none."""
         ...
 
-    async def end_run(self, run_id: str) -> None:
-        """Write down that a run needs nobody to go on with it. What it did stays known for a while."""
+    async def end_run(self, run_id: str, answer: str | None = None) -> None:
+        """Write down that a run needs nobody to go on with it. What it did stays known for a while.
+
+        Args:
+            run_id: of the run; nothing is changed if it has ended.
+            answer: what it has ended with, if it was answered.
+        """
         ...
+
+
+def of_another_session(run_id: str) -> ResourceConflictError:
+    """Return the error of a run that is begun in a session, and was in another one before."""
+    msg = f"The prompt {run_id!r} was given in another session. Give each prompt an id of its own, or none."
+    return ResourceConflictError(msg, resource_id=run_id)

@@ -6,15 +6,19 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from typing import Any
 
 from llmgine.bus.interfaces import EventFilter, Observer
 from llmgine.bus.tracing import TraceEvent
-from llmgine.messages import Event, SessionID
+from llmgine.messages import Command, Event, SessionID
 from llmgine.messages.events import CommandResultEvent, CommandStartedEvent
+from llmgine.messages.ids import Id, write
+from llmgine.messages.message import origin_of
 
 __all__ = ["Gate"]
 
 _log = logging.getLogger("llmgine.bus")
+_OF_COMMANDS = CommandStartedEvent, CommandResultEvent, TraceEvent
 
 
 class Gate:
@@ -28,6 +32,8 @@ class Gate:
         """Whether nobody looks on and nobody decides, so that nothing need be asked."""
         self.filters: list[EventFilter] = []
         self._streams: dict[str, list[Callable[[Event], None]]] = {}
+        self._written: dict[Id, str] = {}
+        """The ids of the chains that are listened to, so that they are not written for each event."""
 
     def add_observer(self, observer: Observer) -> None:
         """Show every event to `observer` from now on."""
@@ -51,9 +57,12 @@ class Gate:
         self._look()
 
     @contextmanager
-    def listening(self, correlation_id: str, put: Callable[[Event], None]) -> Generator[None]:
-        """Show the events of one chain to `put`, save for what announces commands."""
-        listeners = self._streams.setdefault(correlation_id, [])
+    def listening(self, command: Command[Any], put: Callable[[Event], None]) -> Generator[None]:
+        """Show the events of a command's chain to `put`, save for what announces commands."""
+        own, correlation, _, _ = origin_of(command)
+        chain_id = correlation or own
+        written = self._written[chain_id] = write(chain_id)
+        listeners = self._streams.setdefault(written, [])
         listeners.append(put)
         self.open = False
         try:
@@ -61,15 +70,21 @@ class Gate:
         finally:
             listeners.remove(put)
             if not listeners:
-                del self._streams[correlation_id]
+                del self._streams[written]
+            self._written.pop(chain_id, None)  # another stream of this chain does without
             self._look()
 
     def admit(self, event: Event, session: SessionID) -> bool:
         """Show an event to whoever looks on, and return whether it may be delivered."""
-        if self._streams and not isinstance(event, CommandStartedEvent | CommandResultEvent | TraceEvent):
-            for put in self._streams.get(event.correlation_id, ()):
+        if self._streams and not isinstance(event, _OF_COMMANDS):
+            identity = event._identity
+            if type(identity) is not tuple or len(identity) != 4:
+                identity = origin_of(event)
+            chain_id = identity[1] or identity[0]
+            for put in self._streams.get(self._written.get(chain_id) or write(chain_id), ()):
                 put(event)
-        self.show(event)
+        if self.observers:
+            self.show(event)
         for event_filter in self.filters:
             try:
                 passes = event_filter.should_handle(event, session)

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Generator
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
+from llmgine.bus.causality import current, stamp
 from llmgine.errors import BusError
 from llmgine.messages import Command, CommandResult, Event
 
@@ -31,13 +32,14 @@ class EventStream(Generic[R]):
         self,
         command: Command[R],
         execute: Callable[[Command[R]], Awaitable[CommandResult[R]]],
-        listening: Callable[[str, Callable[[Event], None]], AbstractContextManager[None]],
+        listening: Callable[[Command[Any], Callable[[Event], None]], AbstractContextManager[None]],
     ) -> None:
         self._command = command
         self._execute = execute
         self._listening = listening
         self._events: deque[Event] = deque()
-        self._news = asyncio.Event()
+        self._readers: list[asyncio.Future[None]] = []
+        """Those that wait for the next event."""
         self._task: asyncio.Task[CommandResult[R]] | None = None
 
     @property
@@ -67,15 +69,18 @@ class EventStream(Generic[R]):
             await asyncio.wait((self._task,))
 
     async def __aiter__(self) -> AsyncIterator[Event]:
-        self._begin()
+        task = self._begin()
+        loop = asyncio.get_running_loop()
+        events = self._events
         try:
             while True:
-                while self._events:
-                    yield self._events.popleft()
-                if self._task is None or self._task.done():
+                while events:
+                    yield events.popleft()
+                if task.done():
                     return
-                self._news.clear()
-                await self._news.wait()
+                news: asyncio.Future[None] = loop.create_future()
+                self._readers.append(news)
+                await news
         finally:
             await self.aclose()
 
@@ -101,13 +106,23 @@ class EventStream(Generic[R]):
     def _begin(self) -> asyncio.Task[CommandResult[R]]:
         if self._task is None:
             self._task = asyncio.ensure_future(self._run())
-            self._task.add_done_callback(lambda _: self._news.set())
+            self._task.add_done_callback(lambda _: self._wake())
         return self._task
 
     async def _run(self) -> CommandResult[R]:
-        with self._listening(self._command.correlation_id, self._put):
+        chain = current.get()
+        if chain is not None:
+            stamp(self._command, chain)  # before it is known which chain is listened to
+        with self._listening(self._command, self._put):
             return await self._execute(self._command)
 
     def _put(self, event: Event) -> None:
         self._events.append(event)
-        self._news.set()
+        if self._readers:
+            self._wake()
+
+    def _wake(self) -> None:
+        for news in self._readers:
+            if not news.done():
+                news.set_result(None)
+        self._readers.clear()

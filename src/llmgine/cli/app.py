@@ -16,6 +16,7 @@ from llmgine import __version__
 from llmgine.cli.approvals_app import approvals
 from llmgine.cli.dlq_app import dlq
 from llmgine.cli.failure import ExitCode, debugging, explain
+from llmgine.cli.mcp_app import mcp
 from llmgine.cli.options import (
     Correlation,
     EachEvent,
@@ -23,6 +24,7 @@ from llmgine.cli.options import (
     JsonLines,
     Last,
     LogDir,
+    McpFile,
     ModelAsInChat,
     NoTools,
     Session,
@@ -111,6 +113,7 @@ def chat(
             "built-in calculator, clock and file reader. May be repeated.",
         ),
     ] = None,
+    mcp_file: McpFile = None,
     no_tools: NoTools = False,
     system: SystemPrompt = None,
     json: EachEvent = False,
@@ -133,6 +136,7 @@ def chat(
         model=model,
         session=session,
         tools=tuple(tools or ()),
+        mcp=mcp_file,
         no_tools=no_tools,
         system=system,
         json=json,
@@ -153,6 +157,7 @@ def resume(
         list[str] | None,
         typer.Option(metavar="MODULE[:FUNCTION]", help="The tools that it was begun with, as for llmgine chat."),
     ] = None,
+    mcp_file: McpFile = None,
     no_tools: NoTools = False,
     system: SystemPrompt = None,
     json: EachEvent = False,
@@ -171,6 +176,7 @@ def resume(
         model=model,
         session=session,
         tools=tuple(tools or ()),
+        mcp=mcp_file,
         no_tools=no_tools,
         system=system,
         json=json,
@@ -196,6 +202,7 @@ def record(
         list[str] | None,
         typer.Option(metavar="MODULE[:FUNCTION]", help="Let the model use these too, as for llmgine chat."),
     ] = None,
+    mcp_file: McpFile = None,
     no_tools: NoTools = False,
     system: SystemPrompt = None,
     json: EachEvent = False,
@@ -214,6 +221,7 @@ def record(
         question=question,
         model=model,
         tools=tuple(tools or ()),
+        mcp=mcp_file,
         no_tools=no_tools,
         system=system,
         json=json,
@@ -229,6 +237,15 @@ def replay_run(
         list[str] | None,
         typer.Option(
             metavar="MODULE[:FUNCTION]", help="The tools that it was recorded with; they are offered, and not run."
+        ),
+    ] = None,
+    mcp_file: Annotated[
+        str | None,
+        typer.Option(
+            "--mcp",
+            metavar="FILE",
+            help="The MCP servers that it was recorded with; they are started and asked for their tools, which do not "
+            "run.",
         ),
     ] = None,
     json: Annotated[
@@ -248,7 +265,7 @@ def replay_run(
     """
     from llmgine.cli.replay_run import run_replay_run
 
-    return partial(run_replay_run, file, tuple(tools or ()), as_json=json)
+    return partial(run_replay_run, file, tuple(tools or ()), mcp_file, as_json=json)
 
 
 @app.command()
@@ -436,6 +453,7 @@ def breakers(
 
 app.add_typer(approvals, name="approvals")
 app.add_typer(dlq, name="dlq")
+app.add_typer(mcp, name="mcp")
 app.add_typer(schedule, name="schedule")
 app.add_typer(events, name="events")
 app.command()(replay)

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import getpass
 import json
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from rich.console import Console
 from rich.text import Text
 
 from llmgine.bus.approval_records import ApprovalRecord, ApprovalState
+from llmgine.cli.approval_answer import answer_of, described, user_name, visible
 from llmgine.cli.database import in_database, match_ids
 from llmgine.cli.failure import ExitCode
 from llmgine.cli.listing import Column, iso, local, print_json, print_list, shortest_ids, until
 from llmgine.cli.log_text import one_line
 from llmgine.cli.stderr import notice
+from llmgine.database.stores import Database
 from llmgine.messages import SessionID
 from llmgine.observability.redact import redact
 
@@ -60,25 +62,48 @@ def run_approvals_show(identity: str, *, as_json: bool) -> int:
     return ExitCode.OK
 
 
-def run_approvals_decide(identity: str, *, approve: bool, reason: str, as_json: bool) -> int:
+def run_approvals_decide(
+    identity: str, *, approve: bool, reason: str, as_json: bool, settings: Sequence[str] = ()
+) -> int:
     """Answer a request; return the exit code.
 
+    Args:
+        identity: what its id begins with.
+        approve: yes or no.
+        reason: why, or why not.
+        as_json: whether to print what has become of it as JSON.
+        settings: what an approval says, each NAME=VALUE; without any, whoever is at a terminal is asked for it.
+
     Raises:
+        ApprovalAnswerError: what is said does not fit what is asked for.
         ApprovalError: it was answered before, has ended, or has expired.
-        ConfigurationError: there is no such database.
+        ConfigurationError: there is no such database, or it is not asked for what is set.
         LLMgineError: there is no such request, or there are several.
     """
-    chosen = _find(identity).id
-    record = _clean(
-        in_database(
-            lambda database: database.approvals.decide(chosen, approve=approve, decided_by=_user(), reason=reason)
-        )
-    )
+    chosen = _find(identity)
+    answer: dict[str, Any] | None = None
+    if approve and chosen.state is ApprovalState.PENDING:
+        _introduce(_clean(chosen))
+        answer = answer_of(chosen.form, settings)
+    decide = partial(_decide, chosen.id, approve=approve, decided_by=user_name(), reason=reason, answer=answer)
+    record = _clean(in_database(decide))
     if as_json:
         print_json(_as_data(record))
     else:
-        print(f"{record.state}: {one_line(record.tool)} {_said(record.arguments)}")  # noqa: T201
+        said = "" if record.answer is None else f" with {_said(record.answer)}"
+        print(f"{record.state}: {one_line(record.tool)} {_said(record.arguments)}{said}")  # noqa: T201
     return ExitCode.OK
+
+
+async def _decide(name: str, database: Database, **decision: Any) -> ApprovalRecord:
+    return await database.approvals.decide(name, **decision)
+
+
+def _introduce(record: ApprovalRecord) -> None:
+    """Say, to whoever is at a terminal and has to do more than agree, what it is about."""
+    if record.answer_schema is not None or record.url:
+        for line in filter(None, [f"{record.tool} {_said(record.arguments)}", record.note, record.url]):
+            notice(one_line(line))
 
 
 def _find(identity: str) -> ApprovalRecord:
@@ -90,23 +115,15 @@ def _find(identity: str) -> ApprovalRecord:
     return by_id[match_ids([identity], by_id, "request for approval")[0]]
 
 
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError, ImportError):  # nobody the system knows
-        return ""
-
-
 def _clean(record: ApprovalRecord) -> ApprovalRecord:
     """Return a request without what looks like a secret."""
     note, reason = redact.text(record.note), redact.text(record.reason)
-    return replace(record, arguments=redact(record.arguments), note=note, reason=reason)
+    return replace(record, arguments=redact(record.arguments), note=note, reason=reason, answer=redact(record.answer))
 
 
 def _said(arguments: dict[str, Any], *, indent: int | None = None) -> str:
-    """Return arguments as JSON, all of them, in which what a terminal would obey, or not show, is an escape."""
-    text = json.dumps(arguments, indent=indent, ensure_ascii=False)
-    return "".join(each if each.isprintable() or each == "\n" else f"\\u{ord(each):04x}" for each in text)
+    """Return arguments as JSON, all of them, for people."""
+    return visible(json.dumps(arguments, indent=indent, ensure_ascii=False))
 
 
 def _as_data(record: ApprovalRecord) -> dict[str, Any]:
@@ -119,12 +136,15 @@ def _as_data(record: ApprovalRecord) -> dict[str, Any]:
         "run_id": record.run_id,
         "approver": record.approver,
         "note": record.note,
+        "url": record.url,
+        "answer_schema": record.answer_schema,
         "digest": record.digest,
         "requested_at": iso(record.requested_at),
         "expires_at": record.expires_at and iso(record.expires_at),
         "decided_at": record.decided_at and iso(record.decided_at),
         "decided_by": record.decided_by,
         "reason": record.reason,
+        "answer": record.answer,
         "used_at": record.used_at and iso(record.used_at),
     }
 
@@ -168,8 +188,10 @@ def _page(record: ApprovalRecord) -> list[Text]:
         "expires": "never" if record.expires_at is None else local(record.expires_at),
         "approver": record.approver or "anybody",
         "note": record.note,
+        "visit": record.url,
         "answered": decided,
         "reason": record.reason,
+        "said": "" if record.answer is None else _said(record.answer),
         "used": record.used_at and local(record.used_at),
         "digest": record.digest,
     }
@@ -178,4 +200,7 @@ def _page(record: ApprovalRecord) -> list[Text]:
         if value:
             style = _STYLES.get(record.state, "") if name == "state" else "yellow" if name == "note" else ""
             lines.append(Text.assemble((f"{name:8}  ", "dim"), (one_line(value), style)))
+    if record.form is not None and record.form.fields:
+        lines.append(Text("\nasked for", "dim"))
+        lines += [Text.assemble((visible(each.name), "bold"), "  ", described(each)) for each in record.form.fields]
     return [*lines, Text("\narguments", "dim"), Text(_said(record.arguments, indent=2))]

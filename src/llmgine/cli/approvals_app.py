@@ -63,17 +63,36 @@ def approvals_show(
 
 @approvals.command("approve")
 def approvals_approve(
-    request: _RequestId, *, reason: _Reason = "", json: JsonObject = False, db: Db = None, schema: Schema = None
+    request: _RequestId,
+    *,
+    answer: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--answer",
+            "-a",
+            metavar="NAME=VALUE",
+            help="What is asked for besides yes, as llmgine approvals show describes it. May be repeated; of several "
+            "choices, once for each. Without it you are asked for each field at a terminal, and elsewhere their "
+            "defaults are taken.",
+        ),
+    ] = None,
+    reason: _Reason = "",
+    json: JsonObject = False,
+    db: Db = None,
+    schema: Schema = None,
 ) -> Callable[[], int]:
     """Let one call run, once, with exactly the arguments that are shown. An application that waits notices soon.
 
-    Example: llmgine approvals approve 18e9bed903c2af
+    What an MCP server asks during a call is answered in the same way: with yes alone where it names a page for you to
+    visit, with what it asks for where that is a form.
+
+    Example: llmgine approvals approve 18e9bed903c2af --answer seats=2
     """
     from llmgine.cli.approvals import run_approvals_decide
     from llmgine.cli.database import use_database
 
     use_database(db, schema)
-    return partial(run_approvals_decide, request, approve=True, reason=reason, as_json=json)
+    return partial(run_approvals_decide, request, approve=True, reason=reason, as_json=json, settings=answer or ())
 
 
 @approvals.command("deny")

@@ -9,22 +9,28 @@ import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, closing, redirect_stdout
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from llmgine.bus import MessageBus
+from llmgine.bus.approval_records import ApprovalStore
 from llmgine.bus.effect_records import EffectLedger
 from llmgine.cli.client import Chat, MemoryStore, Show, go_on, reply
 from llmgine.cli.failure import ExitCode
 from llmgine.cli.folders import data_folder
+from llmgine.cli.mcp_connect import servers_beside
 from llmgine.cli.models import open_model
 from llmgine.cli.plain import AnswerAlone, JsonLines
 from llmgine.cli.signals import until_stopped
 from llmgine.cli.stderr import notice, say, warn
-from llmgine.cli.tool_specs import tool_functions
+from llmgine.cli.tool_specs import check_tool_options, tool_functions
 from llmgine.errors import ConfigurationError
+from llmgine.llm.approvals import Approvals
 from llmgine.llm.context import HistoryStore
 from llmgine.observability import ObservabilityManager
 from llmgine.observability.handlers import SyncFileEventHandler
+
+if TYPE_CHECKING:
+    from llmgine.cli.approval_question import ApprovalQuestions
 
 __all__ = ["ChatOptions", "run_chat", "run_resume"]
 
@@ -42,6 +48,7 @@ class ChatOptions:
     model: str | None = None
     session: str | None = None
     tools: tuple[str, ...] = ()
+    mcp: str | None = None
     no_tools: bool = False
     system: str | None = None
     log_dir: str | None = None
@@ -51,9 +58,7 @@ class ChatOptions:
         if self.session is not None and not _SESSION_NAME.fullmatch(self.session):
             msg = f"--session {self.session!r}: expected up to 64 letters, digits, '.', '_', '-'; no sign first"
             raise ConfigurationError(msg)
-        if self.no_tools and self.tools:
-            msg = "--no-tools and --tools contradict each other: leave one out"
-            raise ConfigurationError(msg)
+        check_tool_options(self.tools, self.mcp, no_tools=self.no_tools)
 
 
 def run_chat(options: ChatOptions) -> int:
@@ -98,10 +103,11 @@ async def _run(options: ChatOptions, answer: _Answer | None, *, resumes: bool = 
     """Do what is asked with a conversation; None is to hold it at the terminal."""
     out = sys.stdout
     on_screen = out.isatty() and not options.json
+    somebody_there = on_screen and sys.stdin is not None and sys.stdin.isatty()
     with ExitStack() as stack:
         if not on_screen:
             stack.enter_context(redirect_stdout(sys.stderr))  # what a tool prints is no part of the answer
-        async with _open_chat(options) as chat:
+        async with _open_chat(options, asks=somebody_there) as chat:
             has_begun = await chat.has_begun()
             if resumes and not has_begun:
                 say(f"nothing is to be resumed in session '{options.session}': every question has ended")
@@ -112,10 +118,16 @@ async def _run(options: ChatOptions, answer: _Answer | None, *, resumes: bool = 
                     f"{options.session}' goes on with it; the next question gives it up"
                 )
             await chat.use(await open_model(options.model))
+            questions: ApprovalQuestions | None = None
+            if chat.approvals is not None:
+                from llmgine.cli.approval_question import ApprovalQuestions
+
+                questions = ApprovalQuestions(chat.approvals)
+                chat.ask_for_approval(questions.ask)
             if answer is None:
                 from llmgine.cli.terminal import Terminal
 
-                await Terminal(chat).converse()
+                await Terminal(chat, questions).converse()
                 return ExitCode.OK
             notice(str(chat.model))
             if on_screen:
@@ -123,15 +135,20 @@ async def _run(options: ChatOptions, answer: _Answer | None, *, resumes: bool = 
 
                 from llmgine.cli.reply import ReplyView
 
-                async with ReplyView(Console()) as view:
+                async with ReplyView(Console(), questions) as view:
                     return await answer(chat, view.show)
             face = JsonLines(out) if options.json else AnswerAlone(out)
             return await answer(chat, face.show)
 
 
 @asynccontextmanager
-async def _open_chat(options: ChatOptions) -> AsyncGenerator[Chat]:
-    """Bring up the bus, the log, the tools and the conversation; take them, and the model, down in good order."""
+async def _open_chat(options: ChatOptions, *, asks: bool) -> AsyncGenerator[Chat]:
+    """Bring up the bus, the log, the tools and the conversation; take them, and the model, down in good order.
+
+    Args:
+        options: what is wanted.
+        asks: whether there is somebody to ask for approval.
+    """
     functions = tool_functions(options.tools, builtin=not options.no_tools)
     async with AsyncExitStack() as stack:
         bus = MessageBus.isolated()
@@ -141,6 +158,7 @@ async def _open_chat(options: ChatOptions) -> AsyncGenerator[Chat]:
         stack.push_async_callback(bus.stop)
         store: HistoryStore = MemoryStore()
         ledger: EffectLedger | None = None
+        requests: ApprovalStore | None = None
         if options.session is not None:
             from llmgine.database.history_store import DatabaseHistoryStore
             from llmgine.database.stores import Database
@@ -150,10 +168,20 @@ async def _open_chat(options: ChatOptions) -> AsyncGenerator[Chat]:
             stack.push_async_callback(conversations.aclose)
             if url.startswith(("sqlite", "postgres")):  # conversations alone can be kept elsewhere, too
                 database = Database(url)
-                ledger = database.ledger
+                ledger, requests = database.ledger, database.approvals
                 stack.push_async_callback(database.aclose)
         session = await stack.enter_async_context(bus.create_session(options.session))
-        chat = Chat(bus, session.session_id, store, functions=functions, system=options.system, ledger=ledger)
+        approvals = Approvals(bus, requests, look_every=1.0) if asks else None
+        chat = Chat(
+            bus,
+            session.session_id,
+            store,
+            functions=functions,
+            system=options.system,
+            ledger=ledger,
+            approvals=approvals,
+        )
+        await stack.enter_async_context(servers_beside(chat.tools, options.mcp, bus))
         if messages := await chat.messages():
             notice(f"Session '{options.session}' goes on: {len(messages)} messages so far")
         stack.push_async_callback(chat.aclose)

@@ -13,11 +13,12 @@ from llmgine.cli.failure import ExitCode, explain_result
 from llmgine.cli.models import Model
 from llmgine.cli.signals import on_signal
 from llmgine.cli.stderr import warn
+from llmgine.llm.approvals import Approvals, ToolApprovalCommand
 from llmgine.llm.context import HistoryStore, StoredChatHistory
 from llmgine.llm.engine import ClearHistoryCommand, LLMEngine, LLMResponseEvent, PromptCommand, ResumeCommand
 from llmgine.llm.tools.tool_manager import ToolManager
 from llmgine.llm.types import FinishReason, LLMMessage
-from llmgine.messages import Command, CommandResult, Event, SessionID
+from llmgine.messages import ApprovalResult, Command, CommandResult, Event, SessionID
 
 __all__ = ["Chat", "MemoryStore", "Show", "go_on", "reply"]
 
@@ -58,6 +59,7 @@ class Chat:
         functions: what the model may call.
         system: what every model is told first.
         ledger: where it is kept what was begun.
+        approvals: who agrees to the calls of tools that need it; by default they are refused.
 
     Raises:
         ToolRegistrationError: a function cannot be a tool.
@@ -72,12 +74,14 @@ class Chat:
         functions: Sequence[Callable[..., Any]] = (),
         system: str | None = None,
         ledger: EffectLedger | None = None,
+        approvals: Approvals | None = None,
     ) -> None:
         self._bus = bus
         self._session_id = session_id
         self._store = store
         self._system = system
         self._ledger = ledger
+        self.approvals = approvals
         self._engine: LLMEngine | None = None
         self.model: Model | None = None
         self.tools = ToolManager()
@@ -106,11 +110,16 @@ class Chat:
                 history=history,
                 session_id=session,
                 ledger=self._ledger,
+                approvals=self.approvals,
             )
             return
         before = self._engine.provider
         self._engine.provider, self._engine.history = model.provider, history
         await before.aclose()
+
+    def ask_for_approval(self, ask: Callable[[ToolApprovalCommand], Awaitable[ApprovalResult]]) -> None:
+        """Have somebody asked about each call that needs approval."""
+        self._bus.register_command_handler(ToolApprovalCommand, ask)
 
     async def ask(self, question: str, show: Show) -> CommandResult[Any]:
         """Ask, and show each event as it happens. SIGINT stops the reply; what comes of that is shown as well."""

@@ -21,6 +21,7 @@ __all__ = [
     "LetterId",
     "LetterIds",
     "LogDir",
+    "McpFile",
     "ModelAsInChat",
     "NoTools",
     "Schema",
@@ -50,6 +51,14 @@ Schema = Annotated[
 ]
 ModelAsInChat = Annotated[
     str | None, typer.Option("--model", "-m", metavar="PROVIDER:NAME", help="Who answers, as for llmgine chat.")
+]
+McpFile = Annotated[
+    str | None,
+    typer.Option(
+        "--mcp",
+        metavar="FILE",
+        help="Let the model use the tools of the MCP servers in this file, too, such as mcp.json.",
+    ),
 ]
 NoTools = Annotated[bool, typer.Option("--no-tools", help="Let the model use no tools, not even the built-in ones.")]
 SystemPrompt = Annotated[str | None, typer.Option(metavar="TEXT", help="What the model is told first.")]

@@ -13,11 +13,12 @@ from typing import Any
 from llmgine.bus import MessageBus
 from llmgine.cli.client import Chat, MemoryStore, reply
 from llmgine.cli.failure import ExitCode
+from llmgine.cli.mcp_connect import servers_beside
 from llmgine.cli.models import Model, open_model
 from llmgine.cli.plain import AnswerAlone, JsonLines
 from llmgine.cli.signals import until_stopped
 from llmgine.cli.stderr import notice, say, warn
-from llmgine.cli.tool_specs import tool_functions
+from llmgine.cli.tool_specs import check_tool_options, tool_functions
 from llmgine.errors import ConfigurationError
 from llmgine.llm.engine import LLMResponseEvent, PromptFailedEvent
 from llmgine.llm.recording import RecordingProvider
@@ -36,14 +37,13 @@ class RecordOptions:
     question: str
     model: str | None = None
     tools: tuple[str, ...] = ()
+    mcp: str | None = None
     no_tools: bool = False
     system: str | None = None
     json: bool = False
 
     def __post_init__(self) -> None:
-        if self.no_tools and self.tools:
-            msg = "--no-tools and --tools contradict each other: leave one out"
-            raise ConfigurationError(msg)
+        check_tool_options(self.tools, self.mcp, no_tools=self.no_tools)
         if not self.question.strip():
             msg = "nothing was asked: the question is empty"
             raise ConfigurationError(msg)
@@ -75,7 +75,7 @@ def run_record(options: RecordOptions) -> int:
 
 
 @asynccontextmanager
-async def open_chat(functions: list[Callable[..., Any]], system: str | None) -> AsyncGenerator[Chat]:
+async def open_chat(functions: list[Callable[..., Any]], system: str | None, mcp: str | None) -> AsyncGenerator[Chat]:
     """Bring up a bus with a conversation on it, which is kept nowhere and has no model yet."""
     async with AsyncExitStack() as stack:
         bus = MessageBus.isolated()
@@ -83,6 +83,7 @@ async def open_chat(functions: list[Callable[..., Any]], system: str | None) -> 
         stack.push_async_callback(bus.stop)
         session = await stack.enter_async_context(bus.create_session())
         chat = Chat(bus, session.session_id, MemoryStore(), functions=functions, system=system)
+        await stack.enter_async_context(servers_beside(chat.tools, mcp, bus))
         stack.push_async_callback(chat.aclose)
         yield chat
 
@@ -102,7 +103,7 @@ async def _run(options: RecordOptions) -> int:
             await model.provider.aclose()
             raise
         outcome = Outcome()
-        async with open_chat(functions, options.system) as chat:
+        async with open_chat(functions, options.system, options.mcp) as chat:
             chat.tools = recording.tools(chat.tools)
             await chat.use(Model(recording, model.choice))
             notice(str(model))

@@ -25,7 +25,7 @@ from llmgine.observability.redact import redact
 __all__ = ["run_replay_run"]
 
 
-def run_replay_run(file: str, tools: tuple[str, ...], *, as_json: bool) -> int:
+def run_replay_run(file: str, tools: tuple[str, ...], mcp: str | None, *, as_json: bool) -> int:
     """Run it again, say what has come of it, and return the exit code.
 
     Raises:
@@ -36,15 +36,17 @@ def run_replay_run(file: str, tools: tuple[str, ...], *, as_json: bool) -> int:
     if run is None:
         msg = f"{file} has no prompt in it: it was not made by llmgine record. Replay it in the test that recorded it."
         raise ConfigurationError(msg)
-    return asyncio.run(until_stopped(_replay(replay, run, tools, as_json=as_json)))
+    return asyncio.run(until_stopped(_replay(replay, run, tools, mcp, as_json=as_json)))
 
 
-async def _replay(replay: ReplayProvider, run: PromptRun, tools: tuple[str, ...], *, as_json: bool) -> int:
+async def _replay(
+    replay: ReplayProvider, run: PromptRun, tools: tuple[str, ...], mcp: str | None, *, as_json: bool
+) -> int:
     outcome = Outcome()
     out = sys.stdout
     with redirect_stdout(sys.stderr):  # what modules print when they are imported is no part of the answer
         functions = tool_functions(tools, builtin=run.builtin_tools)
-        async with open_chat(functions, run.system) as chat:
+        async with open_chat(functions, run.system, mcp) as chat:
             chat.tools = replay.tools(chat.tools)
             await chat.use(Model(replay, ModelChoice(f"{replay.name}:{replay.model}", "as recorded")))
             result = await chat.ask(run.prompt, outcome.look_at)

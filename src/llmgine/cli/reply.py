@@ -10,7 +10,7 @@ from collections.abc import Generator
 from contextlib import ExitStack, contextmanager, suppress
 from time import monotonic
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.live import Live
@@ -21,6 +21,7 @@ from rich.text import Text
 
 from llmgine.cli.markdown import Lines, MarkdownStream
 from llmgine.cli.stderr import printable
+from llmgine.llm.approvals import ToolApprovalEndedEvent
 from llmgine.llm.engine import (
     EngineStatusEvent,
     LLMResponseEvent,
@@ -30,6 +31,9 @@ from llmgine.llm.engine import (
 )
 from llmgine.llm.tools.tool_events import ToolCallEvent, ToolExecuteResultEvent
 from llmgine.messages import Event
+
+if TYPE_CHECKING:
+    from llmgine.cli.approval_question import ApprovalQuestions
 
 __all__ = ["ReplyView", "shortened"]
 
@@ -41,9 +45,18 @@ _PANE_CHARS = 800
 class ReplyView:
     """Draws a reply while in its `async with` block; what is shown for good stays, the rest is redrawn below it."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, questions: ApprovalQuestions | None = None) -> None:
+        """Take what is needed.
+
+        Args:
+            console: what to draw on.
+            questions: who else has the terminal for a while.
+        """
         self._console = console
-        self._live = Live(self, console=console, auto_refresh=False, transient=True)
+        self._questions = questions
+        self._live = self._new_live()
+        self._held: list[Event] | None = None
+        """What happens while the terminal is left to something else."""
         self._text = MarkdownStream(console)
         self._unsettled: Lines = []
         self._running: dict[str, str] = {}  # tool calls without a result, by id
@@ -55,6 +68,9 @@ class ReplyView:
 
     def show(self, event: Event) -> None:
         """Take in an event; what it changes is drawn at once or with the next frame."""
+        if self._held is not None:
+            self._held.append(event)
+            return
         match event:
             case TextChunkEvent():
                 self._text.add(printable(event.text))
@@ -70,6 +86,9 @@ class ReplyView:
             case LLMResponseEvent():
                 self._stop()
                 self._console.print(_figures(event))
+            case ToolApprovalEndedEvent():
+                by = f" by {event.decided_by}" if event.decided_by else ""
+                self._console.print(Text(printable(f"{event.tool_name}: {event.outcome}{by}"), "dim"))
             case PromptCancelledEvent():
                 self._stop()
                 self._console.print(Text("stopped", "yellow"))
@@ -78,10 +97,28 @@ class ReplyView:
             case _:
                 pass
 
+    @contextmanager
+    def aside(self) -> Generator[None]:
+        """Leave the terminal to something else within the block. What happens meanwhile is shown after it."""
+        if self._ticking is not None:
+            self._ticking.cancel()
+        self._settle()
+        self._live.stop()
+        self._held = []
+        try:
+            yield
+        finally:
+            held, self._held = self._held, None
+            if self._spinner is not None:
+                self._begin()
+            for event in held:
+                self.show(event)
+
     async def __aenter__(self) -> Self:
         self._quiet.enter_context(_unseen_keys())
-        self._live.start()
-        self._ticking = asyncio.create_task(self._tick())
+        if self._questions is not None:
+            self._quiet.enter_context(self._questions.beside(self.aside))
+        self._begin()
         return self
 
     async def __aexit__(
@@ -105,6 +142,14 @@ class ReplyView:
             status.truncate(options.max_width - 2, overflow="ellipsis")
             self._spinner.update(text=status)
             yield self._spinner
+
+    def _new_live(self) -> Live:
+        return Live(self, console=self._console, auto_refresh=False, transient=True)
+
+    def _begin(self) -> None:
+        self._live = self._new_live()  # one that was stopped would take its last lines for still there
+        self._live.start()
+        self._ticking = asyncio.create_task(self._tick())
 
     async def _tick(self) -> None:
         while True:

@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.text import Text
 
 from llmgine import __version__
+from llmgine.cli.approval_question import ApprovalQuestions
 from llmgine.cli.client import Chat, reply
 from llmgine.cli.failure import explain
 from llmgine.cli.folders import state_folder
@@ -37,8 +38,9 @@ _SPEAKERS = {"user": "bold green", "assistant": "bold cyan", "tool": "bold magen
 class Terminal:
     """Talks with a person until they leave."""
 
-    def __init__(self, chat: Chat) -> None:
+    def __init__(self, chat: Chat, questions: ApprovalQuestions | None = None) -> None:
         self._chat = chat
+        self._questions = questions
         self._console = Console()
         self._commands: dict[str, tuple[str, Callable[[str], Awaitable[None]]]] = {
             "help": ("show this list", self._help),
@@ -72,7 +74,7 @@ class Terminal:
                     await self._obey(command[1], command[2] or "")
                 elif line:
                     self._console.print()
-                    async with ReplyView(self._console) as view:
+                    async with ReplyView(self._console, self._questions) as view:
                         await reply(self._chat, line, view.show)
                     self._console.print()
 

@@ -12,7 +12,19 @@ from llmgine.cli.demo_tools import DEMO_TOOLS
 from llmgine.cli.user_modules import load_module
 from llmgine.errors import ConfigurationError
 
-__all__ = ["load_tools", "tool_functions"]
+__all__ = ["check_tool_options", "load_tools", "tool_functions"]
+
+
+def check_tool_options(tools: tuple[str, ...], mcp: str | None, *, no_tools: bool) -> None:
+    """Refuse options that contradict each other.
+
+    Raises:
+        ConfigurationError: there are to be tools, and there are not.
+    """
+    for option, given in (("--tools", tools), ("--mcp", mcp)):
+        if no_tools and given:
+            msg = f"--no-tools and {option} contradict each other: leave one out"
+            raise ConfigurationError(msg)
 
 
 def load_tools(spec: str) -> list[Callable[..., Any]]:

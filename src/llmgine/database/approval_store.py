@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Connection, Row, Select, insert, select, update
 
+from llmgine.bus.answer_schema import form_of
 from llmgine.bus.approval_records import ApprovalRecord, ApprovalState, Unanswered
 from llmgine.database.access import Access
 from llmgine.database.tables import clean, microseconds, moment
@@ -60,16 +61,25 @@ class DatabaseApprovalStore:
         return [record for record in records if record.state is ApprovalState.PENDING]
 
     async def decide(
-        self, approval_id: str, *, approve: bool, decided_by: str = "", reason: str = ""
+        self,
+        approval_id: str,
+        *,
+        approve: bool,
+        decided_by: str = "",
+        reason: str = "",
+        answer: Mapping[str, Any] | None = None,
     ) -> ApprovalRecord:
         """Answer a request. Of all who do this at the same time, in whatever process, one succeeds.
 
         Raises:
+            ApprovalAnswerError: the answer does not fit what is asked for; the request stays open.
             ApprovalError: there is no such request, it was answered or has ended, or it is too late.
         """
         return await self._change(
             approval_id,
-            lambda record, now: record.decided(now, approve=approve, decided_by=decided_by, reason=reason),
+            lambda record, now: record.decided(
+                now, approve=approve, decided_by=decided_by, reason=reason, answer=answer
+            ),
         )
 
     async def consume(self, approval_id: str, digest: str) -> ApprovalRecord:
@@ -146,6 +156,8 @@ def _row(record: ApprovalRecord) -> dict[str, Any]:
         "note": clean(record.note),
         "requested_at": microseconds(record.requested_at),
         "expires_at": _stored(record.expires_at),
+        "url": clean(record.url),
+        "answer_schema": _json(record.answer_schema),
         **_outcome(record),
     }
 
@@ -157,6 +169,7 @@ def _outcome(record: ApprovalRecord) -> dict[str, Any]:
         "decided_at": _stored(record.decided_at),
         "decided_by": clean(record.decided_by),
         "reason": clean(record.reason),
+        "answer": _json(record.answer),
         "used_at": _stored(record.used_at),
     }
 
@@ -168,25 +181,39 @@ def _record(row: Row[Any]) -> ApprovalRecord:
     }
     record = ApprovalRecord(**facts, session_id=SessionID(str(row.session_id)), requested_at=moment(0))
     try:
-        arguments = json.loads(row.arguments)
-        if not isinstance(arguments, dict):
-            msg = "its arguments are no JSON object"
-            raise TypeError(msg)  # noqa: TRY301  # one place says what becomes of it
+        answer_schema = None if row.answer_schema is None else _object(row.answer_schema)
+        if answer_schema is not None:
+            form_of(answer_schema)
         return replace(
             record,
-            arguments=arguments,
+            arguments=_object(row.arguments),
             approver=row.approver,
             requested_at=moment(row.requested_at),
             expires_at=_date(row.expires_at),
+            url=row.url or "",
+            answer_schema=answer_schema,
             state=ApprovalState(row.state),
             decided_at=_date(row.decided_at),
             decided_by=row.decided_by,
             reason=row.reason,
+            answer=None if row.answer is None else _object(row.answer),
             used_at=_date(row.used_at),
         )
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
         _log.warning("What is stored of the request for approval %s makes no sense: %s", record.id, error)
         return replace(record, state=ApprovalState.UNREADABLE)
+
+
+def _json(value: dict[str, Any] | None) -> str | None:
+    return None if value is None else json.dumps(value)
+
+
+def _object(text: str) -> dict[str, Any]:
+    value = json.loads(text)
+    if not isinstance(value, dict):
+        msg = "there is no JSON object where one should be"
+        raise TypeError(msg)
+    return value
 
 
 def _stored(date: datetime | None) -> int | None:

@@ -176,11 +176,17 @@ def _effects(tables: Tables, names: _Names) -> Sequence[str]:
     ]
 
 
+def _answers(tables: Tables, names: _Names) -> Sequence[str]:
+    approvals = names.table(tables.approvals)
+    return [f"ALTER TABLE {approvals} ADD COLUMN {name} TEXT" for name in ("url", "answer_schema", "answer")]
+
+
 STEPS: Sequence[Step] = [
     Step(lambda tables: [tables.scheduled_events, tables.event_log], _schedule_and_log),
     Step(lambda tables: [tables.dead_letters], _dead_letters),
     Step(lambda tables: [tables.approvals], _approvals),
     Step(lambda tables: [tables.runs, tables.run_turns, tables.effects], _effects),
+    Step(lambda _: [], _answers),
 ]
 
 

@@ -111,6 +111,9 @@ class Tables:
             Column("decided_by", String),
             Column("reason", String),
             Column("used_at", BigInteger),
+            Column("url", String),
+            Column("answer_schema", String),
+            Column("answer", String),
         )
         self.runs = self._table(
             "runs",

@@ -77,6 +77,14 @@ USAGE_KIND: Final = "gen_ai.token.type"
 TOOL_ERROR: Final = "tool_error"
 OTHER_ERROR: Final = "_OTHER"
 
+# MCP, on the span of a tool that a server runs
+MCP_METHOD: Final = "mcp.method.name"
+MCP_CALL: Final = "tools/call"
+MCP_VERSION: Final = "mcp.protocol.version"
+TRANSPORT: Final = "network.transport"
+MCP_SERVER: Final = "llmgine.mcp.server"
+"""What the server is called here. Ours."""
+
 # Bounds of histograms, as the conventions advise
 MESSAGING_SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
 GEN_AI_SECONDS: Final = tuple(0.01 * 2**power for power in range(14))

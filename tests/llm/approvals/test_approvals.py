@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import logging
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -16,7 +17,13 @@ from pydantic import SecretStr
 from llmgine.bus import HandlerMiddleware, MessageBus, ResilientMessageBus
 from llmgine.bus.approval_records import ApprovalRecord, ApprovalState
 from llmgine.database.stores import Database
-from llmgine.errors import ApprovalError, ConfigurationError, HandlerAlreadyRegisteredError, StoreError
+from llmgine.errors import (
+    ApprovalAnswerError,
+    ApprovalError,
+    ConfigurationError,
+    HandlerAlreadyRegisteredError,
+    StoreError,
+)
 from llmgine.llm.approvals import (
     Approvals,
     DecideApprovalCommand,
@@ -162,6 +169,88 @@ async def test_a_call_runs_when_it_is_approved_and_only_then(
     assert seen.ends == [(request.approval_id, "approved" if approve else "denied")]
     (record,) = await approvals.store.list()
     assert record.state is (ApprovalState.USED if approve else ApprovalState.DENIED)
+
+
+SEATS: dict[str, Any] = {
+    "type": "object",
+    "properties": {"seats": {"type": "integer", "minimum": 1}},
+    "required": ["seats"],
+}
+
+
+async def ask_seats(approvals: Approvals) -> ApprovalRecord:
+    async with asyncio.timeout(10):
+        return await approvals.ask("book", {"to": "Graz"}, session_id=A, url="https://b.example", answer_schema=SEATS)
+
+
+async def test_an_approval_says_what_is_asked_for_and_a_wrong_answer_is_told_to_who_gave_it(
+    bus: MessageBus, approvals: Approvals, seen: Seen
+) -> None:
+    asked = asyncio.create_task(ask_seats(approvals))
+    (request,) = await seen.requests()
+    assert (request.answer_schema, request.url) == (SEATS, "https://b.example")
+
+    wrong = await bus.execute(DecideApprovalCommand(request.approval_id, approve=True, answer={"seats": 0}))
+    assert isinstance(wrong.exception, ApprovalAnswerError)
+    assert wrong.exception.problems == {"seats": "expected a whole number, at least 1"}
+    bus.unsuppress_event_errors()
+    with pytest.raises(ApprovalAnswerError, match="seats: is missing"):
+        await bus.publish(ToolApprovalAnswerEvent(approval_id=request.approval_id, approve=True))
+    nonsense: Any = "seats"
+    with pytest.raises(ApprovalAnswerError, match="expected a JSON object"):
+        await approvals.decide(request.approval_id, approve=True, answer=nonsense)
+    assert not asked.done()
+
+    right = ToolApprovalAnswerEvent(approval_id=request.approval_id, approve=True, answer={"seats": 2})
+    await bus.publish(right)
+    record = await asked
+    assert (record.state, record.answer) == (ApprovalState.APPROVED, {"seats": 2})
+    assert (await approvals.store.consume(record.id, record.digest)).answer == {"seats": 2}
+
+
+async def test_what_is_asked_for_must_be_a_flat_form(approvals: Approvals) -> None:
+    nested = {"type": "object", "properties": {"a": {"type": "object"}}}
+    with pytest.raises(ConfigurationError, match="without anything nested"):
+        await approvals.ask("book", {}, answer_schema=nested)
+    assert await approvals.pending() == []
+
+
+async def test_the_applications_handler_answers_with_its_result_and_if_that_is_wrong_others_may(
+    bus: MessageBus, approvals: Approvals, caplog: pytest.LogCaptureFixture
+) -> None:
+    results: list[Any] = [{"seats": 4}, {"seats": 0}, "four"]
+    complained = asyncio.Event()
+
+    def note(record: logging.LogRecord) -> bool:
+        complained.set()
+        return True
+
+    caplog.handler.addFilter(note)
+
+    async def answer(command: ToolApprovalCommand) -> ApprovalResult:
+        assert command.answer_schema == SEATS
+        assert command.url == "https://b.example"
+        return ApprovalResult(True, results.pop(0), approval_status=ApprovalStatus.APPROVED)
+
+    bus.register_command_handler(ToolApprovalCommand, answer)
+    assert (await ask_seats(approvals)).answer == {"seats": 4}
+    for _ in range(2):
+        asked = asyncio.create_task(ask_seats(approvals))
+        await asyncio.wait_for(complained.wait(), 10)
+        complained.clear()
+        (record,) = await approvals.pending()
+        await approvals.decide(record.id, approve=True, answer={"seats": 1})
+        assert (await asked).answer == {"seats": 1}
+    assert caplog.text.count("has not said what it had to") == 2
+
+
+def test_what_is_asked_and_answered_is_content_that_logs_may_leave_out() -> None:
+    record = ApprovalRecord(
+        id="1", digest="d", tool="t", requested_at=NOON, url="https://b.example/seats", answer_schema=SEATS
+    )
+    for message in (ToolApprovalRequestedEvent.of(record), ToolApprovalAnswerEvent(answer={"seats": 2})):
+        assert b"seats" in to_line(message)
+        assert b"seats" not in to_line(message, record_content=False)
 
 
 async def test_a_request_is_kept_before_anybody_hears_of_it(bus: MessageBus, approvals: Approvals, bank: Bank) -> None:

@@ -6,6 +6,7 @@ import asyncio
 from collections import Counter
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -36,11 +37,9 @@ class Watched(MemoryApprovalStore):
         await asyncio.sleep(0)
         await super().add(record)
 
-    async def decide(
-        self, approval_id: str, *, approve: bool, decided_by: str = "", reason: str = ""
-    ) -> ApprovalRecord:
+    async def decide(self, approval_id: str, **decision: Any) -> ApprovalRecord:
         await asyncio.sleep(0)
-        record = await super().decide(approval_id, approve=approve, decided_by=decided_by, reason=reason)
+        record = await super().decide(approval_id, **decision)
         await asyncio.sleep(0)
         return record
 

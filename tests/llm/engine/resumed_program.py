@@ -1,7 +1,9 @@
 """A program that dies: it answers a prompt with tools, is killed at a point, and is taken up by another process.
 
-`python resumed_program.py FOLDER POINT…` does that for each point and prints a line of JSON for it. Each process is a
-fork of this one, which has no threads and no loop. Nothing of the product knows of this: its methods are wrapped.
+`python resumed_program.py FOLDER POINT…` does that for each point and prints a line of JSON for it. Where the point
+begins with "again ", the other process is not told to resume: it is given the same command once more, and so is
+another one after it. Each process is a fork of this one, which has no threads and no loop. Nothing of the product knows
+of this: its methods are wrapped.
 """
 
 from __future__ import annotations
@@ -25,7 +27,8 @@ from llmgine.llm.context import StoredChatHistory, conversation_faults
 from llmgine.llm.engine import LLMEngine, PromptCommand, ResumeCommand
 from llmgine.llm.tools import ToolContext, ToolManager
 from llmgine.llm.types import Chunk, Finish, FinishReason, LLMMessage, TextDelta, ToolCallDelta
-from llmgine.messages import SessionID
+from llmgine.messages import Command, SessionID
+from llmgine.messages.codec import decode, encode
 
 SESSION = SessionID("s")
 TURNS: list[list[tuple[str, dict[str, Any]]]] = [
@@ -95,7 +98,9 @@ class Model:
     def __init__(self, process: Process) -> None:
         self._process = process
 
-    async def stream(self, messages: Sequence[LLMMessage], *, tools: Sequence[Any] = ()) -> AsyncGenerator[Chunk, None]:
+    async def stream(
+        self, messages: Sequence[LLMMessage], *, tools: Sequence[Any] = (), max_output_tokens: int | None = None
+    ) -> AsyncGenerator[Chunk, None]:
         turn = sum(bool(message.get("tool_calls")) for message in messages)
         self._process.write("asked", str(turn))
         self._process.reach(f"asked {turn}")
@@ -137,7 +142,7 @@ def tools_of(process: Process) -> ToolManager:
     return manager
 
 
-async def live(process: Process, *, resumes: bool) -> None:
+async def live(process: Process, command: Command[Any]) -> None:
     process.watch()
     url = f"sqlite:///{process.folder / 'all.db'}"
     database, store = Database(url), DatabaseHistoryStore(url)
@@ -147,9 +152,7 @@ async def live(process: Process, *, resumes: bool) -> None:
     engine = LLMEngine(
         bus, Model(process), session_id=SESSION, tools=tools_of(process), history=history, ledger=database.ledger
     )
-    result: Any = await bus.execute(
-        ResumeCommand(session_id=SESSION) if resumes else PromptCommand(prompt="Do it all.", session_id=SESSION)
-    )
+    result: Any = await bus.execute(command)
     stored = await store.load(SESSION)
     facts = {
         "answer": result.result,
@@ -166,19 +169,19 @@ async def live(process: Process, *, resumes: bool) -> None:
     await store.aclose()
 
 
-def process_of(folder: Path, point: str | None, *, resumes: bool) -> int:
+def process_of(folder: Path, point: str | None, command: Command[Any]) -> int:
     """Have a process of its own do it. Return the signal that killed it, or 0."""
     child = os.fork()
     if child == 0:
         code = 1
         try:
-            asyncio.run(live(Process(folder, point), resumes=resumes))
+            asyncio.run(live(Process(folder, point), command))
             code = 0
         finally:
             os._exit(code)
     status = os.waitpid(child, 0)[1]
     if os.WIFEXITED(status) and os.WEXITSTATUS(status):
-        raise SystemExit(f"a process failed: {point} {resumes}")
+        raise SystemExit(f"a process failed: {point} {command}")
     return os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
 
 
@@ -189,11 +192,18 @@ def lines(file: Path) -> list[str]:
 def report(folder: Path, points: str) -> dict[str, Any]:
     """Have the prompt answered, by processes that are killed at points in turn, and then by one that is not."""
     folder.mkdir()
+    prompt: Command[Any] = PromptCommand(prompt="Do it all.", session_id=SESSION)
+    again = points.startswith("again ")
+    later: Any = decode(encode(prompt)) if again else ResumeCommand(session_id=SESSION)
     killed = [
-        process_of(folder, point, resumes=number > 0) == signal.SIGKILL
-        for number, point in enumerate(points.split(" + "))
+        process_of(folder, point, later if number else prompt) == signal.SIGKILL
+        for number, point in enumerate(points.removeprefix("again ").split(" + "))
     ]
-    process_of(folder, None, resumes=True)
+    process_of(folder, None, later)
+    if again:
+        before = json.loads((folder / "end.json").read_text())
+        process_of(folder, None, later)
+        assert json.loads((folder / "end.json").read_text()) == before
     files = {name: lines(folder / name) for name in ("points", "asked", "reads", "rows", "mails")}
     return {"point": points, "killed": killed, **files, **json.loads((folder / "end.json").read_text())}
 

@@ -38,7 +38,9 @@ class Echo:
         self.gate = asyncio.Event()
         self.gate.set()
 
-    async def stream(self, messages: Sequence[Any], *, tools: Sequence[Any] = ()) -> AsyncGenerator[Chunk, None]:
+    async def stream(
+        self, messages: Sequence[Any], *, tools: Sequence[Any] = (), max_output_tokens: int | None = None
+    ) -> AsyncGenerator[Chunk, None]:
         self.requests.append(list(messages))
         self.at_once += 1
         self.most_at_once = max(self.most_at_once, self.at_once)

@@ -40,7 +40,9 @@ class Replies:
         self.requests: list[tuple[list[dict[str, Any]], list[dict[str, Any]]]] = []
         self.closed = 0
 
-    async def stream(self, messages: Sequence[Any], *, tools: Sequence[Any] = ()) -> AsyncGenerator[Chunk, None]:
+    async def stream(
+        self, messages: Sequence[Any], *, tools: Sequence[Any] = (), max_output_tokens: int | None = None
+    ) -> AsyncGenerator[Chunk, None]:
         self.requests.append((list(messages), list(tools)))
         try:
             for step in self.replies.pop(0):

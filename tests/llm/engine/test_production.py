@@ -358,7 +358,9 @@ async def test_a_reply_that_begins_again_is_the_second_one(bus: MessageBus) -> N
     class Again:
         name, model = "again", "test"
 
-        async def stream(self, messages: Sequence[Any], *, tools: Sequence[Any] = ()) -> AsyncGenerator[Chunk, None]:
+        async def stream(
+            self, messages: Sequence[Any], *, tools: Sequence[Any] = (), max_output_tokens: int | None = None
+        ) -> AsyncGenerator[Chunk, None]:
             yield TextDelta("Once")
             yield Restart("the first one broke off")
             yield TextDelta("Twice")
@@ -383,7 +385,9 @@ async def test_who_reads_gets_the_first_piece_before_the_last_has_come(bus: Mess
         name, model = "at once", "test"
         left = 100
 
-        async def stream(self, messages: Sequence[Any], *, tools: Sequence[Any] = ()) -> AsyncGenerator[Chunk, None]:
+        async def stream(
+            self, messages: Sequence[Any], *, tools: Sequence[Any] = (), max_output_tokens: int | None = None
+        ) -> AsyncGenerator[Chunk, None]:
             while self.left:
                 self.left -= 1
                 yield TextDelta("x")

@@ -53,10 +53,16 @@ TWICE = [
     "before end_run 1 + before end_run 1",
 ]
 
+AGAIN = [
+    *(f"again {stage} {what} 1" for stage in ("before", "after") for what in ("begin_run", "end_run")),
+    *("again after begin_turn 1", "again after intend send_mail 1", "again done send_mail 1", "again asked 1 1"),
+    *("again before save 3", "again done send_mail 1 + done send_mail 1", "again before end_run 1 + before end_run 1"),
+]
+
 
 @pytest.fixture(scope="module")
 def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
-    command = [sys.executable, str(_PROGRAM), str(tmp_path_factory.mktemp("runs")), "nowhere", *POINTS, *TWICE]
+    command = [sys.executable, str(_PROGRAM), str(tmp_path_factory.mktemp("runs")), "nowhere", *POINTS, *TWICE, *AGAIN]
     ran = subprocess.run(command, capture_output=True, text=True, check=False, timeout=240)
     assert ran.returncode == 0, ran.stderr
     return {report["point"]: report for report in map(json.loads, ran.stdout.splitlines())}
@@ -68,7 +74,7 @@ def test_the_points_are_all_that_there_are(reports: dict[str, dict[str, Any]]) -
     assert (report["mails"], report["answer"], report["open"]) == (["ann", "bob"], None, False)  # nothing was left
 
 
-@pytest.mark.parametrize("point", [*POINTS, *TWICE])
+@pytest.mark.parametrize("point", [*POINTS, *TWICE, *AGAIN])
 def test_whoever_is_killed_sends_no_mail_twice_and_another_goes_on(
     reports: dict[str, dict[str, Any]], point: str
 ) -> None:

@@ -295,6 +295,20 @@ async def test_why_it_stopped_is_said(name: str, reason: FinishReason, opened: O
     assert (await complete(provider, HELLO)).finish_reason is reason
 
 
+@those()
+async def test_a_reply_ends_where_the_request_says_that_it_must(name: str, opened: Opened) -> None:
+    provider = await opened(name, Reply(TEXT), Reply(TEXT))
+    response = await complete(provider, HELLO, max_output_tokens=3)
+
+    assert response.finish_reason is FinishReason.LENGTH
+    assert response.usage is not None
+    assert response.usage.output_tokens == 3
+    assert 0 < len(response.text) < len(TEXT)
+    longer = (await complete(provider, HELLO, max_output_tokens=300)).usage
+    assert longer is not None
+    assert longer.output_tokens > 3
+
+
 @prescribed
 async def test_a_call_that_was_cut_short_is_told_from_a_whole_one(name: str, opened: Opened) -> None:
     cut = ToolCall(id="1", name="weather", arguments='{"ci')

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from llmgine.errors import ContextLengthError, MissingExtraError, ModelFileError, ProviderError, ProviderResponseError
+from llmgine.llm.context import ContextWindow, SimpleChatHistory
 from llmgine.llm.providers import complete
 from llmgine.llm.providers.local import LocalProvider
 from llmgine.llm.types import Finish, FinishReason, LLMConversation
@@ -213,3 +214,87 @@ def test_the_librarys_own_log_stays_off_the_terminal(weights: Path) -> None:
 
     assert done.stderr == b""
     assert set(done.stdout.split()) == {b"token"}
+
+
+# Counting
+
+LONG = "Naïve café, 漢字 and 🙂, over and over. " * 30
+CONVERSATIONS: dict[str, LLMConversation] = {
+    "a question": HELLO,
+    "a past": [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": LONG},
+        {"role": "assistant", "content": "So it is, <|im_end|> and so on."},
+        {"role": "user", "content": [{"type": "text", "text": "And"}, {"type": "text", "text": " now?"}]},
+    ],
+    "a tool's result": [
+        {"role": "user", "content": "What is the weather in Oslo?"},
+        {
+            "role": "assistant",
+            "content": None,
+            "tool_calls": [{"id": "1", "function": {"name": "w", "arguments": "{}"}}],
+        },
+        {"role": "tool", "content": "sunny in Oslo", "tool_call_id": "1"},
+    ],
+    "nothing": [{"role": "user", "content": ""}],
+}
+
+
+@model
+@pytest.mark.parametrize("about", CONVERSATIONS)
+async def test_as_many_tokens_are_counted_as_the_model_says_that_it_has_read(
+    about: str, local_model: LocalProvider
+) -> None:
+    messages = CONVERSATIONS[about]
+    usage = (await complete(local_model, messages, max_output_tokens=1)).usage
+    assert usage is not None
+    assert await local_model.count_tokens(messages) == usage.input_tokens
+
+
+@model
+async def test_with_tools_the_longer_of_the_two_requests_is_counted(local_model: LocalProvider) -> None:
+    tools = [tool("weather", {"type": "object", "properties": {"city": {"type": "string"}}})]
+    usage = (await complete(local_model, HELLO, tools=tools, max_output_tokens=1)).usage  # of the choice alone
+    assert usage is not None
+    assert await local_model.count_tokens(HELLO, tools=tools) == usage.input_tokens
+    assert usage.output_tokens == 1
+    longer: LLMConversation = [{"role": "user", "content": LONG}, {"role": "assistant", "content": "Yes."}, *HELLO]
+    assert await local_model.count_tokens(longer, tools=tools) == await local_model.count_tokens(longer)
+
+
+@model
+async def test_counting_does_not_wait_for_a_reply_that_is_being_written(local_model: LocalProvider) -> None:
+    chunks = local_model.stream([{"role": "user", "content": "Count to a thousand."}])
+    await anext(chunks)
+    assert await asyncio.wait_for(local_model.count_tokens(HELLO), 5) > 0
+    await chunks.aclose()
+
+
+@model
+async def test_a_window_counts_with_the_model_and_the_request_fits(local_model: LocalProvider) -> None:
+    history = SimpleChatHistory(max_chars=100_000)
+    for number in range(8):
+        history.add_user_message(f"{number}: {LONG}")
+        history.add_assistant_message("Yes.")
+    history.add_user_message("Say hello.")
+    view = await ContextWindow(1_500, reserve_tokens=100).fit(history, provider=local_model)
+    usage = (await complete(local_model, view.messages, max_output_tokens=1)).usage
+
+    assert usage is not None
+    assert view.compaction is not None
+    assert 700 < view.tokens == usage.input_tokens <= 1_400
+
+
+@model
+async def test_what_cannot_be_counted_is_an_error_of_the_provider(weights: Path) -> None:
+    provider = LocalProvider()
+    picture: LLMConversation = [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:"}}]}]
+    with pytest.raises(ProviderResponseError, match="reads text only"):
+        await provider.count_tokens(picture)
+    llama = provider._llama
+    await provider.aclose()
+    with pytest.raises(ProviderError, match="has been closed"):
+        await provider.count_tokens(HELLO)
+    assert llama is not None
+    with pytest.raises(ProviderResponseError, match=r"cannot count.*has been closed"):
+        llama.count_tokens(HELLO)

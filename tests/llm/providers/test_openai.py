@@ -55,6 +55,46 @@ async def test_text_is_streamed_in_pieces_with_usage_at_the_end() -> None:
     assert "tools" not in request
 
 
+@pytest.mark.parametrize(
+    ("base_url", "options", "sent"),
+    [
+        (None, {}, "max_completion_tokens"),
+        ("https://api.openai.com/v1", {}, "max_completion_tokens"),
+        ("https://eu.api.openai.com/v1", {}, "max_completion_tokens"),
+        ("https://mine.openai.azure.com/openai/v1", {}, "max_completion_tokens"),
+        ("https://notopenai.com/v1", {}, "max_tokens"),
+        ("https://mine.services.ai.azure.com/models", {}, "max_tokens"),
+        ("http://127.0.0.1:11434/v1", {}, "max_tokens"),
+        ("https://gateway.example/openai.com/v1", {"ceiling": "max_completion_tokens"}, "max_completion_tokens"),
+        ("https://api.openai.com/v1", {"ceiling": "max_tokens"}, "max_tokens"),
+    ],
+)
+async def test_the_length_of_a_reply_has_the_name_that_the_server_knows(
+    base_url: str | None, options: dict[str, Any], sent: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
+    provider = OpenAIProvider("m", base_url=base_url, api_key="k", **options)
+    asked: list[dict[str, Any]] = []
+
+    async def open_(request: dict[str, Any]) -> Any:
+        asked.append(request)
+        raise asyncio.CancelledError
+
+    monkeypatch.setattr(provider, "_open", open_)
+    for length in (7, None):
+        with pytest.raises(asyncio.CancelledError):
+            await complete(provider, HELLO, max_output_tokens=length)
+    await provider.aclose()
+
+    names = {"max_completion_tokens", "max_tokens"}
+    assert [{name: request[name] for name in names & request.keys()} for request in asked] == [{sent: 7}, {}]
+
+
+def test_a_name_for_the_length_that_no_server_knows_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="ceiling must be"):
+        OpenAIProvider("m", api_key="k", ceiling="max_words")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
 @pytest.mark.parametrize("habit", [None, "no index", "bare", "one index", "whole", "repeats", "says stop"])
 async def test_two_tool_calls_are_put_together_whatever_the_servers_habit(habit: str | None) -> None:
     calls = [

@@ -131,8 +131,8 @@ async def test_a_file_that_is_no_whole_recording_is_refused_with_the_line(file: 
         other.write_text("".join(broken))
         with pytest.raises(ConfigurationError, match=told):
             ReplayProvider(other)
-    mutated(file, 0, lambda header: header.update(version=2))
-    with pytest.raises(ConfigurationError, match="of version 2"):
+    mutated(file, 0, lambda header: header.update(version=3))
+    with pytest.raises(ConfigurationError, match="of version 3"):
         ReplayProvider(file)
 
 

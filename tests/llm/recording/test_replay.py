@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from llmgine.bus import MessageBus
 from llmgine.errors import (
     ContextLengthError,
     IncompleteResponseError,
@@ -22,6 +23,8 @@ from llmgine.errors import (
     ProviderUnavailableError,
     RateLimitedError,
 )
+from llmgine.llm.budgets import Limits
+from llmgine.llm.engine import LLMEngine
 from llmgine.llm.providers import FallbackProvider, OverloadedError, Provider, StalledError, complete, takes_schemas
 from llmgine.llm.recording import RecordingProvider, ReplayMismatchError, ReplayProvider, replay
 from llmgine.llm.tools import ToolCall
@@ -517,3 +520,30 @@ async def test_whether_anybody_reads_on_after_the_end_of_a_reply_makes_no_differ
     for read in (until_finish, lambda provider: complete(provider, HELLO)):
         with ReplayProvider(file) as provider:
             await read(provider)
+
+
+# How long replies may be
+
+
+async def test_how_long_a_reply_may_be_is_compared(file: Path) -> None:
+    with RecordingProvider(Pieces(said("Hi."), said("Hi.")), file) as recording:
+        await complete(recording, HELLO, max_output_tokens=50)
+    assert lines(file)[1]["max_output_tokens"] == 50
+
+    with ReplayProvider(file) as replaying:
+        await complete(replaying, HELLO, max_output_tokens=50)
+    for other in (51, None):
+        with pytest.raises(ReplayMismatchError) as caught, ReplayProvider(file) as replaying:
+            await complete(replaying, HELLO, max_output_tokens=other)
+        assert caught.value.where == "request 1: max_output_tokens"
+
+
+async def test_a_recording_from_before_that_was_sent_still_replays(file: Path) -> None:
+    await record(file, *two_turns())
+    mutated(file, 0, lambda header: header.update(version=1))
+    with ReplayProvider(file) as replaying:
+        bus = MessageBus.isolated()
+        await bus.start()
+        engine = LLMEngine(bus, replaying, tools=replaying.tools(tools_of()[0]), limits=Limits(output_tokens=5_000))
+        assert await engine.respond("Hello", engine.session_id) == "It is 12."
+        await bus.stop()

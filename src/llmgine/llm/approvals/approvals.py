@@ -6,15 +6,15 @@ import asyncio
 import logging
 import math
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Any
 
 from llmgine.bus import MessageBus
+from llmgine.bus.answer_schema import form_of
 from llmgine.bus.approval_records import ApprovalRecord, ApprovalState, ApprovalStore
 from llmgine.bus.clocks import utc_now
 from llmgine.bus.options import check_number
-from llmgine.errors import ApprovalError, ConfigurationError, LLMgineError, StoreError
+from llmgine.errors import ApprovalAnswerError, ApprovalError, ConfigurationError, LLMgineError, StoreError
 from llmgine.llm.approvals.memory import MemoryApprovalStore
 from llmgine.llm.approvals.messages import (
     DecideApprovalCommand,
@@ -85,6 +85,11 @@ class Approvals:
         bus.register_event_handler(ToolApprovalAnswerEvent, self._on_event)
 
     @property
+    def expires_in(self) -> float | None:
+        """Seconds after which an answer is too late, where the request says nothing else; None for never."""
+        return self._expires_in
+
+    @property
     def store(self) -> ApprovalStore:
         """Where the requests are kept."""
         return self._store
@@ -142,6 +147,8 @@ class Approvals:
         expires_in: float | None = None,
         note: str = "",
         digest: str | None = None,
+        url: str = "",
+        answer_schema: Mapping[str, Any] | None = None,
     ) -> ApprovalRecord:
         """Have somebody decide about a call, and wait for it. An approval still has to be used, by `store.consume`.
 
@@ -156,17 +163,21 @@ class Approvals:
             expires_in: seconds; by default as with `Approvals`.
             note: what whoever decides ought to know.
             digest: as `call_digest` returns it, where that is known.
+            url: a page that whoever approves has to visit.
+            answer_schema: JSON schema of what an approval has to say, as `form_of` reads it, if more than yes.
 
         Returns:
             The request: approved, denied or expired.
 
         Raises:
             ApprovalError: the request is gone, or was withdrawn by somebody else.
-            ConfigurationError: `expires_in` is no number of seconds.
+            ConfigurationError: `expires_in` is no number of seconds, or the schema is not of the kind.
             StoreError: it could not be kept, or what has become of it is not known.
             TypeError: the arguments have no value that could be compared.
         """
         _check_expiry(expires_in)
+        if answer_schema is not None:
+            form_of(answer_schema)
         digest = digest or call_digest(tool_name, arguments)
         record = await self._store.latest(call_key) if call_key else None
         if record is not None and record.digest == digest:
@@ -188,20 +199,38 @@ class Approvals:
             approver=approver,
             note=note,
             expires_at=None if seconds is None else now + timedelta(seconds=seconds),
+            url=url,
+            answer_schema=None if answer_schema is None else dict(answer_schema),
         )
         return await self._settle(record, is_new=True)
 
     async def decide(
-        self, approval_id: str, *, approve: bool, decided_by: str = "", reason: str = ""
+        self,
+        approval_id: str,
+        *,
+        approve: bool,
+        decided_by: str = "",
+        reason: str = "",
+        answer: Mapping[str, Any] | None = None,
     ) -> ApprovalRecord:
         """Answer a request, whether or not anybody here waits for it.
 
+        Args:
+            approval_id: of the request.
+            approve: whether what is asked about may be.
+            decided_by: who answers.
+            reason: why, or why not.
+            answer: what an approval says, where the request has an `answer_schema`. Default: that form's defaults.
+
         Raises:
+            ApprovalAnswerError: the answer does not fit what is asked for; the request stays open.
             ApprovalError: there is no such request, it was answered or has ended, or it is too late.
             StoreError: that cannot be told.
         """
         is_told = approval_id in self._waiting  # by whoever waits
-        record = await self._store.decide(approval_id, approve=approve, decided_by=decided_by, reason=reason)
+        record = await self._store.decide(
+            approval_id, approve=approve, decided_by=decided_by, reason=reason, answer=answer
+        )
         for answered in self._waiting.get(approval_id, ()):
             if not answered.done():
                 answered.set_result(record)
@@ -218,13 +247,20 @@ class Approvals:
         return await self._store.usable(digest, session_id)
 
     async def _on_command(self, command: DecideApprovalCommand) -> None:
-        # Not `if command.approve`: whatever comes from outside and is not plainly True, is no approval.
-        approve = command.approve is True
-        await self.decide(command.approval_id, approve=approve, decided_by=command.decided_by, reason=command.reason)
+        await self._take(command)
 
     async def _on_event(self, event: ToolApprovalAnswerEvent) -> None:
-        approve = event.approve is True
-        await self.decide(event.approval_id, approve=approve, decided_by=event.decided_by, reason=event.reason)
+        await self._take(event)
+
+    async def _take(self, said: DecideApprovalCommand | ToolApprovalAnswerEvent) -> None:
+        await self.decide(
+            said.approval_id,
+            # Not `if said.approve`: whatever comes from outside and is not plainly True, is no approval.
+            approve=said.approve is True,
+            decided_by=said.decided_by,
+            reason=said.reason,
+            answer=said.answer,
+        )
 
     async def _settle(self, record: ApprovalRecord, *, is_new: bool) -> ApprovalRecord:
         """Keep a request if it is new, wait for what becomes of it, and tell of that."""
@@ -290,9 +326,14 @@ class Approvals:
         if status in {ApprovalStatus.PENDING, ApprovalStatus.EXPIRED}:
             return
         approve = status is ApprovalStatus.APPROVED and result.success
-        with suppress(ApprovalError):  # somebody else was faster
-            who = record.approver or "handler"
-            await self.decide(record.id, approve=approve, decided_by=who, reason=result.error or "")
+        answer: Any = result.result if record.answer_schema is not None else None
+        who = record.approver or "handler"
+        try:
+            await self.decide(record.id, approve=approve, decided_by=who, reason=result.error or "", answer=answer)
+        except ApprovalAnswerError as error:
+            _log.warning("The handler of ToolApprovalCommand has not said what it had to: %s", error)
+        except ApprovalError:
+            pass  # somebody else was faster
 
     async def _withdraw(self, record: ApprovalRecord) -> None:
         try:

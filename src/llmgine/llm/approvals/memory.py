@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
+from typing import Any
 
 from llmgine.bus.approval_records import ApprovalRecord, ApprovalState, Unanswered
 from llmgine.bus.clocks import utc_now
@@ -49,15 +50,23 @@ class MemoryApprovalStore:
         return [record for record in _in(self._now(), session_id) if record.state is ApprovalState.PENDING]
 
     async def decide(
-        self, approval_id: str, *, approve: bool, decided_by: str = "", reason: str = ""
+        self,
+        approval_id: str,
+        *,
+        approve: bool,
+        decided_by: str = "",
+        reason: str = "",
+        answer: Mapping[str, Any] | None = None,
     ) -> ApprovalRecord:
         """Answer a request.
 
         Raises:
+            ApprovalAnswerError: the answer does not fit what is asked for; the request stays open.
             ApprovalError: there is no such request, it was answered or has ended, or it is too late.
         """
         record = self._found(approval_id)
-        return self._keep(record.decided(self._clock(), approve=approve, decided_by=decided_by, reason=reason))
+        now = self._clock()
+        return self._keep(record.decided(now, approve=approve, decided_by=decided_by, reason=reason, answer=answer))
 
     async def consume(self, approval_id: str, digest: str) -> ApprovalRecord:
         """Use an approval, for the call that is about to run.

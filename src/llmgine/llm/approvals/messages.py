@@ -31,6 +31,10 @@ class ToolApprovalCommand(ApprovalCommand):
     tool_name: str = ""
     arguments: dict[str, Any] = field(default_factory=dict[str, Any], metadata={"content": True})
     note: str = ""
+    url: str = field(default="", metadata={"content": True})
+    """A page that whoever approves has to visit; from outside, so show all of it, and do not open it by yourself."""
+    answer_schema: dict[str, Any] | None = field(default=None, metadata={"content": True})
+    """JSON schema of what the `result` of an approval has to be; None where it says no more than yes."""
 
     @classmethod
     def of(cls, record: ApprovalRecord) -> Self:
@@ -42,19 +46,27 @@ class ToolApprovalCommand(ApprovalCommand):
             tool_name=record.tool,
             arguments=record.arguments,
             note=record.note,
+            url=record.url,
+            answer_schema=record.answer_schema,
             session_id=record.session_id,
         )
 
 
 @dataclass
 class DecideApprovalCommand(Command[None]):
-    """Answer a request for approval. Fails if it was answered before, if it has ended, and if it is too late."""
+    """Answer a request for approval.
+
+    Fails if it was answered before, if it has ended, and if it is too late; also if an approval does not say what it
+    has to, which leaves the request open.
+    """
 
     approval_id: str
     approve: bool
     reason: str = field(default="", metadata={"content": True})
     """The model is told."""
     decided_by: str = ""
+    answer: dict[str, Any] | None = field(default=None, metadata={"content": True})
+    """What an approval says, by the name of the field, where something is asked for. Default: its defaults."""
 
 
 @dataclass
@@ -75,6 +87,10 @@ class ToolApprovalRequestedEvent(ToolApprovalEvent):
     expires_at: datetime | None = None
     run_id: str = ""
     note: str = ""
+    url: str = field(default="", metadata={"content": True})
+    """A page that whoever approves has to visit; from outside, so show all of it, and do not open it by yourself."""
+    answer_schema: dict[str, Any] | None = field(default=None, metadata={"content": True})
+    """JSON schema of what an approval has to say; None where it says no more than yes."""
 
     @classmethod
     def of(cls, record: ApprovalRecord) -> Self:
@@ -87,6 +103,8 @@ class ToolApprovalRequestedEvent(ToolApprovalEvent):
             expires_at=record.expires_at,
             run_id=record.run_id,
             note=record.note,
+            url=record.url,
+            answer_schema=record.answer_schema,
             session_id=record.session_id,
         )
 
@@ -124,3 +142,4 @@ class ToolApprovalAnswerEvent(Event):
     approve: bool = False
     reason: str = field(default="", metadata={"content": True})
     decided_by: str = ""
+    answer: dict[str, Any] | None = field(default=None, metadata={"content": True})

@@ -19,6 +19,7 @@ from llmgine.llm.budgets.events import BudgetEvent
 from llmgine.llm.budgets.notices import Notices, refused
 from llmgine.llm.budgets.refusals import no_room, out_of_time
 from llmgine.llm.budgets.reservation import Reservation
+from llmgine.llm.budgets.room import OUTPUT_KINDS, SHORTEST_REPLY, output_room, with_output
 from llmgine.llm.budgets.timer import Timer
 from llmgine.llm.prices import Price, PriceTable
 
@@ -120,17 +121,32 @@ class Budget:
         Raises:
             BudgetExceededError: there is no room for it, or no time; its `action` says what to do.
         """
-        for budget in self._chain:
-            left = budget._timer.left(last=last)
-            if left is not None and left <= 0:
-                self._decide(budget, budget._out_of_time())
-        waived: set[tuple[Budget, str]] = set()
-        while not isinstance(outcome := self._attempt(estimate, waived, last=last), Reservation):
-            budget, error = outcome
-            self._decide(budget, error)
-            waived.add((budget, error.kind))
-        self._notice()
-        return outcome
+        return self._reserve(lambda _: estimate, last=last)
+
+    def reserve_request(self, estimate: Spending, price: Price | None, *, last: bool = False) -> Reservation:
+        """Set apart what a request to a model will take, if need be with a shorter reply than is wanted.
+
+        The reply must not be longer than the reservation's estimate says. Budgets that only warn shorten nothing.
+
+        Args:
+            estimate: what it will take; its `output_tokens` are the longest reply that is wanted.
+            price: of the model, if it is known.
+            last: whether it may draw on what is set aside for the last answer.
+
+        Raises:
+            BudgetExceededError: there is no room for it with any reply worth the while, or no time.
+        """
+        return self._reserve(lambda waived: self._shortened(estimate, price, waived, last=last), last=last)
+
+    @property
+    def bounds_replies(self) -> bool:
+        """Whether a limit of tokens or money, here or above, is kept to: then replies must be kept short enough."""
+        return any(
+            getattr(budget.limits, kind) is not None
+            for budget in self._chain
+            if budget.on_limit != "warn"
+            for kind in OUTPUT_KINDS
+        )
 
     @asynccontextmanager
     async def in_time(self, *, last: bool = False) -> AsyncGenerator[None, None]:
@@ -267,11 +283,38 @@ class Budget:
             msg = f"Budget '{self.name}' is in {self.currency}, but would be used with {other}. Use one currency."
             raise ConfigurationError(msg)
 
+    def _reserve(self, wanted: Callable[[_Waived], Spending], *, last: bool) -> Reservation:
+        for budget in self._chain:
+            left = budget._timer.left(last=last)
+            if left is not None and left <= 0:
+                self._decide(budget, budget._out_of_time())
+        waived: _Waived = set()
+        while not isinstance(outcome := self._attempt(wanted, waived, last=last), Reservation):
+            budget, error = outcome
+            self._decide(budget, error)
+            waived.add((budget, error.kind))
+        self._notice()
+        return outcome
+
+    def _shortened(self, estimate: Spending, price: Price | None, waived: _Waived, *, last: bool) -> Spending:
+        """Return the request with as long a reply as there is room for; called with the lock."""
+        rooms = [
+            room
+            for budget in self._chain
+            if budget.on_limit != "warn"
+            for kind in OUTPUT_KINDS
+            if (budget, kind) not in waived
+            if (room := output_room(budget._account, kind, estimate, price, last=last)) is not None
+        ]
+        longest = estimate.output_tokens
+        return with_output(estimate, price, max(min([longest, *rooms]), min(longest, SHORTEST_REPLY)))
+
     def _attempt(
-        self, estimate: Spending, waived: set[tuple[Budget, str]], *, last: bool
+        self, wanted: Callable[[_Waived], Spending], waived: _Waived, *, last: bool
     ) -> Reservation | tuple[Budget, BudgetExceededError]:
         """Take from all or none; return the first budget that stands in the way, and why, unless that is waived."""
         with self._lock:
+            estimate = wanted(waived)
             for budget in self._chain:
                 for kind in budget._account.lacking(estimate, last=last):
                     if (budget, kind) not in waived:
@@ -322,6 +365,10 @@ class Budget:
             self._announce(event)
         except Exception:  # noqa: BLE001  # what listeners do wrong must not lose a reservation, nor what was spent
             _log.exception("%s could not be announced", type(event).__name__)
+
+
+_Waived: TypeAlias = set[tuple[Budget, str]]
+"""Limits that have been decided to be passed, with their budgets."""
 
 
 def _plain(amount: float | Decimal) -> float | str:

@@ -7,14 +7,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from llmgine.llm.context.message import ChatMessage, Role
-from llmgine.llm.types import LLMConversation
+from llmgine.llm.types import LLMConversation, LLMMessage
 
 __all__ = ["Group", "conversation", "groups_of"]
 
 _NO_RESULT = "Error: this tool call has no result; it was interrupted."
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Group:
     """A message with the tool results that came right after it."""
 
@@ -47,31 +47,34 @@ def groups_of(messages: Iterable[ChatMessage]) -> list[Group]:
             groups[-1].messages.append(message)
         else:
             groups.append(Group([message], []))
+    for group in groups:
+        if group.head.role is not Role.TOOL:
+            group.conversation.append(_as_read(group.head))
     calls = Counter(call.id for group in groups for call in group.head.tool_calls)
-    anywhere = {id_: result for id_, result in _results(groups).items() if calls[id_] == 1}
-    for turn in _turns(groups):
-        in_turn = _results(turn)
-        for group in turn:
-            _complete(group, in_turn, anywhere)
+    if calls:
+        anywhere = {id_: result for id_, result in _results(groups).items() if calls[id_] == 1}
+        for turn in _turns(groups):
+            _add_results(turn, anywhere)
     return groups
 
 
-def _complete(group: Group, in_turn: dict[str, ChatMessage], anywhere: dict[str, ChatMessage]) -> None:
-    """Say what a model reads. Some servers give the same ids again and again: the nearest result is meant."""
-    head = group.head
-    if head.role is Role.TOOL:
-        return
+def _as_read(head: ChatMessage) -> LLMMessage:
     message = head.to_dict()
     if head.content is None and not head.tool_calls:
         message["content"] = ""  # a message that says nothing and asks for nothing is refused
-    group.conversation.append(message)
-    if not head.tool_calls:
-        return
-    found = (_results([group]), in_turn, anywhere)
-    for call in head.tool_calls:
-        result = next((results[call.id] for results in found if call.id in results), None)
-        result = result or ChatMessage(Role.TOOL, _NO_RESULT, tool_call_id=call.id)
-        group.conversation.append(result.to_dict())
+    return message
+
+
+def _add_results(turn: list[Group], anywhere: dict[str, ChatMessage]) -> None:
+    """Put behind each call its result. Some servers give the same ids again and again: the nearest result is meant."""
+    in_turn = _results(turn)
+    for group in turn:
+        if group.head.tool_calls and group.conversation:  # and the model reads of them
+            found = (_results([group]), in_turn, anywhere)
+            for call in group.head.tool_calls:
+                result = next((results[call.id] for results in found if call.id in results), None)
+                result = result or ChatMessage(Role.TOOL, _NO_RESULT, tool_call_id=call.id)
+                group.conversation.append(result.to_dict())
 
 
 def _results(groups: Iterable[Group]) -> dict[str, ChatMessage]:

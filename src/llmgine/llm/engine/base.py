@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, TypeAlias, TypedDict, TypeVar, overload
+from weakref import WeakValueDictionary
 
 from llmgine.bus import HandlerPriority, MessageBus
 from llmgine.bus.effect_records import EffectLedger
+from llmgine.bus.options import check_number
 from llmgine.bus.session import SessionEndEvent
 from llmgine.errors import ConfigurationError, EngineBusyError
 from llmgine.llm.approvals import Approvals
 from llmgine.llm.budgets import Budget, Limits
-from llmgine.llm.context import ContextWindow, SimpleChatHistory, StoredChatHistory
+from llmgine.llm.context import ChatMessage, ContextWindow, Role, SimpleChatHistory
 from llmgine.llm.context.message import Content
 from llmgine.llm.engine.events import EngineEvent, EngineStatusEvent
 from llmgine.llm.engine.run import Run
+from llmgine.llm.engine.sampling import sample
 from llmgine.llm.engine.setting import Setting
 from llmgine.llm.output import OutputForm
 from llmgine.llm.providers.base import Provider
+from llmgine.llm.tools.mcp.elicitation import AskPerson
+from llmgine.llm.tools.mcp.sampling import AskModel
+from llmgine.llm.tools.tool_context import ToolContext
 from llmgine.llm.tools.tool_manager import ToolManager
+from llmgine.llm.types import LLMMessage, LLMResponse
 from llmgine.messages import SessionID, new_id
 from llmgine.messages.ids import BUS
 
@@ -36,6 +43,7 @@ class EngineOptions(TypedDict, total=False):
     tools: ToolManager | None
     history: SimpleChatHistory | NewHistory | None
     max_turns: int
+    max_output_tokens: int | None
     window: ContextWindow | None
     budget: Budget | None
     limits: Limits | None
@@ -57,6 +65,8 @@ class Engine:
             empty ones in memory.
         session_id: the session that it belongs to, or the bus's for an engine of all sessions.
         max_turns: how often the model may be asked for one prompt.
+        max_output_tokens: how long each reply may be, thinking included; by default as long as the provider lets it,
+            and 4,096 where a budget limits tokens or money. Where less is left in the budget, that is sent along.
         window: how much of a conversation the model reads; by default as much as the history holds.
         budget: what all prompts together may spend.
         limits: what each prompt may spend.
@@ -80,16 +90,20 @@ class Engine:
         history: SimpleChatHistory | NewHistory | None = None,
         session_id: SessionID = BUS,
         max_turns: int = 10,
+        max_output_tokens: int | None = None,
         window: ContextWindow | None = None,
         budget: Budget | None = None,
         limits: Limits | None = None,
         approvals: Approvals | None = None,
         ledger: EffectLedger | None = None,
     ) -> None:
+        if max_output_tokens is not None:
+            check_number("max_output_tokens", max_output_tokens, int, "a number of tokens, 1 or more, or None", least=1)
         self.bus = bus
         self.provider = provider
         self.tools = tools
         self.max_turns = max_turns
+        self.max_output_tokens = max_output_tokens
         self.window = window
         self.budget = budget
         self.limits = limits
@@ -101,8 +115,11 @@ class Engine:
         self._make: NewHistory = history if callable(history) else _in_memory
         self._conversations: dict[SessionID, SimpleChatHistory] = {}
         self._busy: set[int] = set()
+        self._budgets: WeakValueDictionary[str, Budget] = WeakValueDictionary()
         if self.remembers and self._only is None and session_id == BUS:
             bus.register_event_handler(SessionEndEvent, self._forget, priority=HandlerPriority.LOWEST)
+        if tools is not None:
+            self._serve_servers(tools)
 
     @property
     def history(self) -> SimpleChatHistory:
@@ -125,16 +142,31 @@ class Engine:
         return history
 
     @overload
-    async def respond(self, prompt: Content, session_id: SessionID) -> str: ...
+    async def respond(self, prompt: Content, session_id: SessionID, *, run_id: str | None = None) -> str: ...
     @overload
-    async def respond(self, prompt: Content, session_id: SessionID, output_type: type[T]) -> T: ...
-    async def respond(self, prompt: Content, session_id: SessionID, output_type: type[Any] | None = None) -> Any:
+    async def respond(
+        self, prompt: Content, session_id: SessionID, output_type: type[T], *, run_id: str | None = None
+    ) -> T: ...
+    async def respond(
+        self,
+        prompt: Content,
+        session_id: SessionID,
+        output_type: type[Any] | None = None,
+        *,
+        run_id: str | None = None,
+    ) -> Any:
         """Return the answer to a prompt in the conversation of a session.
+
+        A prompt may come twice, because whoever delivers it cannot know that it has arrived. With a ledger it is the
+        same prompt then: one that was answered gets the answer that it got, without anything being done again; one
+        that a process was answering when it ended is taken up, as `resume` does; one that failed is answered anew, but
+        tools that may have run do not run again.
 
         Args:
             prompt: what the user says: a text, or a list of parts with images in it.
             session_id: whose conversation it is.
             output_type: what the answer must be: a pydantic model, or a type like it; by default a text.
+            run_id: by which the prompt is known if it comes again, such as the command's; by default a new one.
 
         Raises:
             BudgetExceededError: there was no room in a budget.
@@ -142,6 +174,7 @@ class Engine:
             EngineBusyError: another prompt of this conversation is being answered.
             OutputFormError: the model gave no answer of the form.
             ProviderError: the model could not answer.
+            ResourceConflictError: another session has had a prompt with this id.
             StoreError: the conversation could not be kept.
             TurnLimitError: the model kept asking for tools.
         """
@@ -150,8 +183,8 @@ class Engine:
         self.refuse_if_busy(history)
         self._busy.add(id(history))
         try:
-            history.add_user_message(prompt)
-            return await Run(self._setting(), history, session_id, form).answer()
+            message = ChatMessage(Role.USER, prompt)
+            return await Run(self._setting(), history, session_id, form, prompt=message, run_id=run_id).answer()
         finally:
             self._busy.discard(id(history))
 
@@ -190,8 +223,6 @@ class Engine:
             opened = await self.ledger.open_run(session_id)
             if opened is None:
                 return None
-            if isinstance(history, StoredChatHistory) and not len(history):
-                await history.load()
             return await Run(self._setting(), history, session_id, form, opened=opened).answer()
         finally:
             self._busy.discard(id(history))
@@ -215,13 +246,28 @@ class Engine:
             engine_id=self.engine_id,
             tools=self.tools,
             max_turns=self.max_turns,
+            max_output_tokens=self.max_output_tokens,
             window=self.window,
             budget=self.budget,
             limits=self.limits,
+            budgets=self._budgets,
             approvals=self.approvals,
             ledger=self.ledger,
             status_event=self.status_event,
         )
+
+    def _serve_servers(self, tools: ToolManager) -> None:
+        """Have the MCP servers of the tools ask the people and the model of this engine, unless they ask others."""
+        servers = tools.mcp
+        if servers.bus is None:
+            servers.bus = self.bus
+        if servers.on_elicitation is None and self.approvals is not None:
+            servers.on_elicitation = AskPerson(self.approvals)
+        if servers.on_sampling is None:
+            servers.on_sampling = AskModel(self._sample, self.approvals)
+
+    async def _sample(self, messages: Sequence[LLMMessage], max_tokens: int, context: ToolContext) -> LLMResponse:
+        return await sample(self._setting(), messages, max_tokens, context)
 
     def _forget(self, event: SessionEndEvent) -> None:
         self._conversations.pop(event.session_id, None)

@@ -129,6 +129,7 @@ _UNBOUNDED = 2**62
 
 
 async def _answer(engine: Engine, command: PromptCommand[Any]) -> Any:
+    run_id = command.command_id
     if command.output_type is None:
-        return await engine.respond(command.prompt, command.session_id)
-    return await engine.respond(command.prompt, command.session_id, command.output_type)
+        return await engine.respond(command.prompt, command.session_id, run_id=run_id)
+    return await engine.respond(command.prompt, command.session_id, command.output_type, run_id=run_id)

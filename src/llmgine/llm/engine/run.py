@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from time import monotonic
 from typing import Generic, Literal, TypeVar
 
-from llmgine.bus.effect_records import OpenRun
+from llmgine.bus.effect_records import Answer, OpenRun
 from llmgine.errors import BudgetExceededError, OutputFormError, StoreError, TurnLimitError
 from llmgine.llm.context import (
     ChatMessage,
@@ -18,6 +18,7 @@ from llmgine.llm.context import (
     ContextView,
     Role,
     SimpleChatHistory,
+    StoredChatHistory,
 )
 from llmgine.llm.engine.events import (
     EngineEvent,
@@ -34,12 +35,13 @@ from llmgine.llm.engine.setting import Setting
 from llmgine.llm.engine.spending import RunSpending
 from llmgine.llm.engine.tool_calls import ToolCalls, joined, keys_of, result_event, told_of
 from llmgine.llm.output import ANSWER_TOOL, OutputForm
-from llmgine.llm.providers.base import Fold, Provider, takes_schemas
+from llmgine.llm.providers.base import Fold, Provider, given_options, takes_schemas
 from llmgine.llm.tools.call_repair import readable_call, unique_calls
 from llmgine.llm.tools.tool_events import ToolCallEvent, ToolManagerEvent
 from llmgine.llm.tools.tool_manager import ToolManager
 from llmgine.llm.tools.toolCall import ToolCall
 from llmgine.llm.types import (
+    Chunk,
     Finish,
     LLMMessage,
     LLMResponse,
@@ -96,7 +98,7 @@ class _Call:
 
 
 class Run(Generic[T]):
-    """Answers one prompt, which the history ends with, and publishes what happens.
+    """Answers one prompt, and publishes what happens.
 
     Being cancelled, or failing, it leaves what tools have done, and the text that had arrived, in the history; if there
     is neither, the prompt is forgotten.
@@ -109,19 +111,23 @@ class Run(Generic[T]):
         session_id: SessionID,
         form: OutputForm[T] | None = None,
         *,
+        prompt: ChatMessage | None = None,
+        run_id: str | None = None,
         opened: OpenRun | None = None,
     ) -> None:
-        """Take what is needed.
+        """Take what is needed: a prompt, or what another process has begun.
 
         Args:
             setting: what it shares with the other prompts of its engine.
             history: the conversation.
             session_id: the session of the events.
             form: what the answer must be; by default a text.
-            opened: what another process has begun, and this one goes on with: the prompt is not in the history then,
-                or not at its end.
+            prompt: what is to be answered. It is not in the history yet.
+            run_id: of a prompt that may have come before; by default a new one.
+            opened: what is gone on with.
         """
-        self.run_id = new_id() if opened is None else opened.run_id
+        self.run_id = run_id or new_id() if opened is None else opened.run_id
+        self._prompt = prompt
         self._setting = setting
         self._provider = setting.provider
         self._tools = setting.tools or ToolManager()
@@ -129,8 +135,8 @@ class Run(Generic[T]):
         self._session_id = session_id
         self._form = form
         self._opened = opened
-        self._ledger = RunLedger(setting.ledger, self.run_id, opened)
-        self._spending = RunSpending(setting.budget, setting.limits)
+        self._ledger = RunLedger(setting.ledger, self.run_id)
+        self._spending = RunSpending(setting.budget, setting.limits, setting.max_output_tokens)
         self._calls = ToolCalls(
             setting, self._tools, self.run_id, session_id, spending=self._spending, ledger=self._ledger
         )
@@ -141,7 +147,7 @@ class Run(Generic[T]):
         self._usage = Usage()
         self._turns = 0
         self._wrong = 0  # answers that were not of the form
-        self._last: Literal["prompt", "tools", "answer"] = "prompt"  # what the history ends with
+        self._last: Literal["nothing", "prompt", "tools", "answer"] = "nothing"  # what this has left in the history
         self._fold = Fold()
 
     async def answer(self) -> str | T:
@@ -152,6 +158,7 @@ class Run(Generic[T]):
             EngineBusyError: another process goes on with this run.
             OutputFormError: the model gave no answer of the form.
             ProviderError: the model could not answer.
+            ResourceConflictError: another session has had a prompt with this id.
             StoreError: the conversation could not be kept.
             TurnLimitError: the model kept asking for tools.
         """
@@ -168,12 +175,9 @@ class Run(Generic[T]):
             raise
 
     async def _answer(self) -> str | T:
-        if self._opened is None:
-            await self._ledger.begin(self._session_id, self._history)
-        else:
-            known = await self._take_up(self._opened)
-            if known is not None:
-                return known
+        known = await self._begin()
+        if known is not None:
+            return known
         last = False
         while last or self._turns < self._setting.max_turns:
             self._turns += 1
@@ -212,7 +216,7 @@ class Run(Generic[T]):
         self._history.add_assistant_message(text)
         self._fold, self._last = Fold(), "answer"
         await self._history.save()
-        await self._ledger.end()
+        await self._ledger.end(text)
         await self._publish(
             LLMResponseEvent(
                 text=text,
@@ -227,11 +231,36 @@ class Run(Generic[T]):
             ),
         )
 
-    # Taking up what another process has begun
+    # Beginning, or taking up what another process has begun
+
+    async def _begin(self) -> str | T | None:
+        """Put the prompt into the conversation, unless it has come before. Return the answer if there is one."""
+        known = self._opened
+        if known is None and self._prompt is not None:
+            begun = await self._ledger.begin(self._session_id, self._prompt)
+            if isinstance(begun, Answer):
+                return self._answered(begun.text)
+            if begun is None:
+                self._history.add_message(self._prompt)
+                self._last = "prompt"
+            known = begun
+        return None if known is None else await self._take_up(known)
+
+    def _answered(self, text: str) -> str | T:
+        """Return what the prompt was answered with when it came before."""
+        answer = self._in_form(text)
+        if isinstance(answer, _Wrong):  # the form is another one now
+            msg = f"This prompt has been answered, but not in the form that is asked for. {answer.why}"
+            raise OutputFormError(msg, text=text)
+        return answer
 
     async def _take_up(self, opened: OpenRun) -> str | T | None:
         """Bring the conversation to where the run had come. Return the answer if only its end was missing."""
-        turn = opened.turn
+        self._ledger.is_ours = False  # but somebody else's to try again, if it cannot be loaded
+        if isinstance(self._history, StoredChatHistory) and not len(self._history):
+            await self._history.load()
+        self._ledger.take_up(opened)
+        turn, self._last = opened.turn, "prompt"
         prompt = ChatMessage.from_dict(opened.prompt)
         reached = prompt if turn is None else ChatMessage.from_dict(turn.message)
         if turn is not None:
@@ -254,7 +283,7 @@ class Run(Generic[T]):
         if isinstance(answer, _Wrong):
             self._history.add_user_message(answer.why)
             return None
-        await self._ledger.end()
+        await self._ledger.end(end.content)
         return answer
 
     # The answer's form
@@ -282,8 +311,11 @@ class Run(Generic[T]):
             tools = [*tools, self._form.tool]
         view = await self._view(tools)
         messages = self._history.get_messages() if view is None else view.messages
+        counted = 0 if view is None else view.tokens
         try:
-            reservation = self._spending.reserve_request(messages, tools, self._provider, last=last)
+            reservation, longest = self._spending.reserve_request(
+                messages, tools, self._provider, counted=counted, last=last
+            )
         finally:
             await self._tell_spending()
         await self._publish(self._setting.status_event(status="calling model"))
@@ -292,7 +324,7 @@ class Run(Generic[T]):
         answered = False
         error = ""
         try:
-            await self._read(messages, tools, call)
+            await self._read(self._stream(messages, tools, longest), call)
             response = self._fold.response()
             answered = True
         except Exception as failure:
@@ -324,15 +356,19 @@ class Run(Generic[T]):
             await self._publish(view.compaction)
         return view
 
-    async def _read(self, messages: Sequence[LLMMessage], tools: Sequence[ModelFormattedDictTool], call: _Call) -> None:
+    def _stream(
+        self, messages: Sequence[LLMMessage], tools: Sequence[ModelFormattedDictTool], longest: int | None
+    ) -> AsyncGenerator[Chunk, None]:
+        form = self._form.schema if self._form is not None and takes_schemas(self._provider) else None
+        options = given_options(max_output_tokens=longest, response_format=form)
+        return self._provider.stream(messages, tools=tools, **options)
+
+    async def _read(self, stream: AsyncGenerator[Chunk, None], call: _Call) -> None:
         """Read the model's reply, and publish its text as it comes."""
-        if self._form is not None and takes_schemas(self._provider):
-            stream = self._provider.stream(messages, tools=tools, response_format=self._form.schema)
-        else:
-            stream = self._provider.stream(messages, tools=tools)
+        publish, engine_id, fold = self._setting.bus.publish, self._setting.engine_id, self._fold
         async with aclosing(stream) as chunks:
             async for chunk in chunks:
-                self._fold.add(chunk)
+                fold.add(chunk)
                 if isinstance(chunk, Finish):
                     call.finish = chunk
                 elif isinstance(chunk, Restart):
@@ -342,9 +378,10 @@ class Run(Generic[T]):
                     call.last = monotonic()
                     call.first = call.first or call.last
                 if isinstance(chunk, TextDelta) and chunk.text:
-                    await self._publish(TextChunkEvent(text=chunk.text))
+                    # What `_publish` does, without the call, which is felt here.
+                    await publish(TextChunkEvent(text=chunk.text, engine_id=engine_id, session_id=self._session_id))
                     if self._form is not None:
-                        await self._publish(PartialOutputEvent(output=self._form.read_partly(self._fold.text)))
+                        await self._publish(PartialOutputEvent(output=self._form.read_partly(fold.text)))
                     if call.pieces % _A_TURN_EVERY == 1:
                         await asyncio.sleep(0)  # who reads gets the first piece before all that came with it
 
@@ -360,18 +397,21 @@ class Run(Generic[T]):
             calls: as the model made them, as far as that is known.
             keys: of their effects, where the turn was begun by another process.
         """
-        for call in calls:
-            event = ToolCallEvent(tool_call_id=call.id, tool_name=call.name, arguments=call.arguments)
+        events = [ToolCallEvent(tool_call_id=call.id, tool_name=call.name, arguments=call.arguments) for call in calls]
+        for event in events:
             await self._publish(event)
         await self._publish(self._setting.status_event(status="running tools"))
         found = [self._tools.prepare(call) for call in calls]
         if keys is None:
             keys = keys_of(self.run_id, self._turns, found)
             await self._ledger.begin_turn(self._turns, message, keys)
-        tasks = [asyncio.create_task(self._calls.run(each, key)) for each, key in zip(found, keys, strict=True)]
+        tasks = [
+            asyncio.create_task(self._calls.run(each, key, below=event.traceparent))
+            for each, key, event in zip(found, keys, events, strict=True)
+        ]
         try:
             for call, task in zip(calls, tasks, strict=True):
-                await self._publish(result_event(call, await joined(task)))
+                await self._publish(result_event(call, await joined(task), self._tools.tool_info(call.name)))
         finally:
             # Also when cancelled: what has been done is done, and the model must hear of it.
             for task in tasks:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from llmgine.bus.effect_records import EffectLedger, EffectRecord, OpenRun, Outcome, TurnRecord
-from llmgine.errors import EngineBusyError, StoreError
-from llmgine.llm.context import ChatMessage, SimpleChatHistory
+from llmgine.bus.effect_records import Answer, EffectLedger, EffectRecord, OpenRun, Outcome, TurnRecord
+from llmgine.errors import EngineBusyError, ResourceConflictError, StoreError
+from llmgine.llm.context import ChatMessage
 from llmgine.llm.tools.effects import Effect
 from llmgine.llm.tools.prepared_call import PreparedCall
 from llmgine.llm.tools.result import ToolResult
@@ -27,29 +27,34 @@ _UNUSABLE = "Error: not run: the call could not be understood when it was made."
 class RunLedger:
     """The part of a ledger that is about one run. Without a ledger it costs nothing, and tools just run."""
 
-    def __init__(self, ledger: EffectLedger | None, run_id: str, opened: OpenRun | None = None) -> None:
-        """Take what is needed.
-
-        Args:
-            ledger: where it is kept.
-            run_id: of the run.
-            opened: how far it had come in another process.
-        """
+    def __init__(self, ledger: EffectLedger | None, run_id: str) -> None:
         self._ledger = ledger
         self._run_id = run_id
-        self._effects = {} if opened is None else opened.effects
-        self._step = 0 if opened is None or opened.turn is None else opened.turn.step
+        self._effects: Mapping[str, EffectRecord] = {}
+        self._step = 0
         self.is_ours = True
-        """False once another process has gone on with the run: it is for that one to end it."""
+        """False where it is for another process to end the run: one that has gone on with it, or will."""
 
-    async def begin(self, session_id: SessionID, history: SimpleChatHistory) -> None:
-        """Keep the run, whose prompt the history ends with.
+    async def begin(self, session_id: SessionID, prompt: ChatMessage) -> OpenRun | Answer | None:
+        """Keep the run. Return what is known of it if this prompt has come before.
 
         Raises:
+            ResourceConflictError: it belongs to another session.
             StoreError: it could not be kept.
         """
-        if self._ledger is not None:
-            await self._ledger.begin_run(self._run_id, session_id, history.messages[-1].to_stored())
+        if self._ledger is None:
+            return None
+        try:
+            return await self._ledger.begin_run(self._run_id, session_id, prompt.to_stored())
+        except ResourceConflictError:
+            self.is_ours = False
+            raise
+
+    def take_up(self, opened: OpenRun) -> None:
+        """Go on from where the run had come in another process, and end it."""
+        self.is_ours = True
+        self._effects = opened.effects
+        self._step = 0 if opened.turn is None else opened.turn.step
 
     async def begin_turn(self, step: int, message: ChatMessage, keys: Sequence[str]) -> None:
         """Keep what the model has asked for, before any of it runs.
@@ -68,12 +73,16 @@ class RunLedger:
             raise EngineBusyError(msg)
         self._step = step
 
-    async def end(self) -> None:
-        """Say that nobody needs to go on with the run. A failure is logged: at worst, somebody does."""
+    async def end(self, answer: str | None = None) -> None:
+        """Say that nobody needs to go on with the run. A failure is logged: at worst, somebody does.
+
+        Args:
+            answer: what it has ended with; None if it was cancelled or has failed.
+        """
         if self._ledger is None:
             return
         try:
-            await self._ledger.end_run(self._run_id)
+            await self._ledger.end_run(self._run_id, answer)
         except StoreError:
             _log.exception("The end of run %s could not be kept", self._run_id)
 

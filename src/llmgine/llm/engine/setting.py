@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from weakref import WeakValueDictionary
 
 from llmgine.bus import MessageBus
 from llmgine.bus.effect_records import EffectLedger
@@ -26,12 +27,16 @@ class Setting:
     tools: ToolManager | None = None
     max_turns: int = 10
     """How often the model may be asked for one prompt."""
+    max_output_tokens: int | None = None
+    """How long each reply may be; as long as the provider lets it, by default."""
     window: ContextWindow | None = None
     """How much of a conversation the model reads; all of it by default."""
     budget: Budget | None = None
     """What all of them together may spend."""
     limits: Limits | None = None
     """What each of them may spend."""
+    budgets: WeakValueDictionary[str, Budget] = field(default_factory=WeakValueDictionary[str, Budget])
+    """Of those that are being answered, by their run's id; what is done for them by the way is paid from there."""
     approvals: Approvals | None = None
     """Who agrees to the tool calls that need it."""
     ledger: EffectLedger | None = None

@@ -19,14 +19,15 @@ from llmgine.llm.types import Finish, LLMMessage, ModelFormattedDictTool, Usage
 __all__ = ["RunSpending"]
 
 _OUTPUT_TOKENS = 4096
-"""How long a reply is taken to be at most, before it has come."""
+"""How long a reply is taken to be at most, and may be where tokens or money are limited, if nobody has said."""
 
 
 class RunSpending:
     """The budget of one prompt, below that of its engine. Without either it costs nothing and forbids nothing."""
 
-    def __init__(self, budget: Budget | None, limits: Limits | None) -> None:
+    def __init__(self, budget: Budget | None, limits: Limits | None, max_output_tokens: int | None) -> None:
         """Begin a run. Its seconds, if they are limited, begin now."""
+        self._max_output_tokens = max_output_tokens
         self._events: list[BudgetEvent] = []
         self.budget: Budget | None = None
         """None if nothing is limited."""
@@ -45,18 +46,33 @@ class RunSpending:
         tools: Sequence[ModelFormattedDictTool],
         provider: Provider,
         *,
+        counted: int,
         last: bool,
-    ) -> Reservation | None:
+    ) -> tuple[Reservation | None, int | None]:
         """Set apart what a request will take at most.
+
+        Args:
+            messages: the conversation.
+            tools: what the model may call.
+            provider: who is asked.
+            counted: how many tokens it reads, by a count that may be better than the estimate; 0 if there is none.
+            last: whether it may draw on what is set aside for the last answer.
+
+        Returns:
+            The reservation, and how many tokens the model may write; None of what is without limit.
 
         Raises:
             BudgetExceededError: there is no room for it.
         """
+        longest = self._max_output_tokens
         if self.budget is None:
-            return None
+            return None, longest
         price = self.budget.find_price(provider.name, provider.model)
-        estimate = estimate_request(messages, tools, max_output_tokens=self._longest(last=last), price=price)
-        return self.budget.reserve(estimate, last=last)
+        estimate = estimate_request(messages, tools, max_output_tokens=longest or _OUTPUT_TOKENS, price=price)
+        if counted > estimate.input_tokens:
+            estimate = Spending.of_request(Usage(counted, estimate.output_tokens), price)
+        reservation = self.budget.reserve_request(estimate, price, last=last)
+        return reservation, reservation.estimate.output_tokens if self.budget.bounds_replies else longest
 
     def settle_request(
         self, reservation: Reservation | None, provider: Provider, finish: Finish | None, text: str, *, begun: bool
@@ -91,7 +107,3 @@ class RunSpending:
             BudgetExceededError: there is no room for it.
         """
         return None if self.budget is None else self.budget.reserve(Spending(tool_calls=1))
-
-    def _longest(self, *, last: bool) -> int:
-        left = None if self.budget is None else self.budget.left.output_tokens
-        return _OUTPUT_TOKENS if left is None or not last else min(left, _OUTPUT_TOKENS)

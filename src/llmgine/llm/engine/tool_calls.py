@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from llmgine.bus import causality
 from llmgine.errors import BudgetExceededError
@@ -45,10 +45,19 @@ class ToolCalls:
         self._run_id = run_id
         self._session_id = session_id
         self._spending = spending
+        if spending.budget is not None:
+            setting.budgets[run_id] = spending.budget
         self._ledger = ledger
 
-    async def run(self, found: PreparedCall | ToolResult, key: str) -> ToolResult:
-        """Run a call, if it may be: it has not run before, whoever has to agree does, and the budget has room."""
+    async def run(self, found: PreparedCall | ToolResult, key: str, *, below: str | None) -> ToolResult:
+        """Run a call, if it may be: it has not run before, whoever has to agree does, and the budget has room.
+
+        Args:
+            found: the call.
+            key: of its effect.
+            below: the span of the call, which what it does is below; None where nobody traces it.
+        """
+        causality.go_below(below)
         recalled = self._ledger.recall(found, key)
         if recalled is not None:
             return recalled
@@ -63,6 +72,7 @@ class ToolCalls:
             tool_name=found.tool.name,
             deadline=causality.deadline(),
             idempotency_key=key,
+            traceparent=below,
         )
         may_have_run = self._ledger.may_have_run(found, key)
         if may_have_run or needs_approval(found):
@@ -114,11 +124,11 @@ def told_of(task: asyncio.Task[ToolResult]) -> str:
     return task.result().content if error is None else f"Error: not run: {error}"
 
 
-def result_event(call: ToolCall, result: ToolResult) -> ToolExecuteResultEvent:
+def result_event(call: ToolCall, result: ToolResult, tool_info: dict[str, Any]) -> ToolExecuteResultEvent:
     """Return the event that says how a call has ended."""
     return ToolExecuteResultEvent(
         execution_succeed=result.succeeded,
-        tool_info={"name": call.name},
+        tool_info=tool_info,
         tool_args=result.arguments,
         tool_result=result.content,
         tool_name=call.name,

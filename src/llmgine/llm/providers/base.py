@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
-from typing import Protocol, TypeGuard
+from typing import Any, Protocol, TypeGuard
 
 from llmgine.errors import ConfigurationError, IncompleteResponseError
 from llmgine.llm.tools.toolCall import ToolCall
@@ -21,7 +21,7 @@ from llmgine.llm.types import (
     TextDelta,
 )
 
-__all__ = ["Fold", "Provider", "SchemaProvider", "complete", "takes_schemas"]
+__all__ = ["Fold", "Provider", "SchemaProvider", "complete", "given_options", "takes_schemas"]
 
 
 class Provider(Protocol):
@@ -32,11 +32,21 @@ class Provider(Protocol):
     model: str
 
     def stream(
-        self, messages: Sequence[LLMMessage], *, tools: Sequence[ModelFormattedDictTool] = ()
+        self,
+        messages: Sequence[LLMMessage],
+        *,
+        tools: Sequence[ModelFormattedDictTool] = (),
+        max_output_tokens: int | None = None,
     ) -> AsyncGenerator[Chunk, None]:
         """Stream the reply to a conversation. The last chunk is a `Finish`.
 
         Closing the iterator, or cancelling the task that reads it, ends the request.
+
+        Args:
+            messages: the conversation.
+            tools: what the model may call.
+            max_output_tokens: how long the reply may be, thinking included: what is longer ends there, with the reason
+                "length". None: as long as the provider lets it; engines leave the keyword out then.
 
         Raises:
             ProviderError: the model could not answer; the subclass says why.
@@ -59,6 +69,7 @@ class SchemaProvider(Provider, Protocol):
         messages: Sequence[LLMMessage],
         *,
         tools: Sequence[ModelFormattedDictTool] = (),
+        max_output_tokens: int | None = None,
         response_format: JSONSchema | None = None,
     ) -> AsyncGenerator[Chunk, None]:
         """Stream the reply to a conversation; see `Provider.stream`.
@@ -66,6 +77,7 @@ class SchemaProvider(Provider, Protocol):
         Args:
             messages: the conversation.
             tools: what the model may call.
+            max_output_tokens: how long the reply may be.
             response_format: what the text of the reply must fit, where the reply is not a tool call.
         """
         ...
@@ -74,6 +86,11 @@ class SchemaProvider(Provider, Protocol):
 def takes_schemas(provider: Provider) -> TypeGuard[SchemaProvider]:
     """Return whether a provider may be asked for a `response_format`."""
     return bool(getattr(provider, "supports_json_schema", False))
+
+
+def given_options(**options: Any) -> dict[str, Any]:
+    """Return the options that are given. One that is None is left out: a provider may not know it."""
+    return {name: value for name, value in options.items() if value is not None}
 
 
 class Fold:
@@ -127,25 +144,23 @@ async def complete(
     messages: Sequence[LLMMessage],
     *,
     tools: Sequence[ModelFormattedDictTool] = (),
+    max_output_tokens: int | None = None,
     response_format: JSONSchema | None = None,
 ) -> LLMResponse:
-    """Return a provider's whole reply.
+    """Return a provider's whole reply; for the arguments, see `SchemaProvider.stream`.
 
     Raises:
         ConfigurationError: the provider takes no `response_format`.
         ProviderError: the model could not answer, or its reply broke off.
     """
-    fold = Fold()
-    if response_format is None:
-        chunks = provider.stream(messages, tools=tools)
-    elif takes_schemas(provider):
-        chunks = provider.stream(messages, tools=tools, response_format=response_format)
-    else:
+    if response_format is not None and not takes_schemas(provider):
         msg = (
             f"{provider.name}:{provider.model} cannot be held to a JSON schema. Ask it to call a tool with it instead."
         )
         raise ConfigurationError(msg)
-    async with aclosing(chunks):
+    fold = Fold()
+    options = given_options(max_output_tokens=max_output_tokens, response_format=response_format)
+    async with aclosing(provider.stream(messages, tools=tools, **options)) as chunks:
         async for chunk in chunks:
             fold.add(chunk)
     return fold.response()

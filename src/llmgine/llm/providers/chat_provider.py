@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
 from typing import Any
 
 from llmgine.bus.options import check_number
@@ -20,7 +19,7 @@ from llmgine.llm.providers.chat_request import chat_request
 from llmgine.llm.providers.chat_stream import Reading
 from llmgine.llm.providers.errors import StalledError
 from llmgine.llm.providers.refusals import Asked, explained, status_of, told
-from llmgine.llm.providers.stalls import SilenceError, unstalled
+from llmgine.llm.providers.stalls import SilenceError, StallTimer
 from llmgine.llm.types import Chunk, JSONSchema, LLMMessage, ModelFormattedDictTool
 
 __all__ = ["ChatProvider"]
@@ -38,6 +37,8 @@ class ChatProvider(ABC):
 
     name: str
     supports_json_schema: bool
+    _ceiling: str = "max_tokens"
+    """What the longest reply is called in a request."""
     _key_hint = "Set the provider's key in the environment, or pass api_key."
 
     def __init__(
@@ -60,18 +61,22 @@ class ChatProvider(ABC):
         messages: Sequence[LLMMessage],
         *,
         tools: Sequence[ModelFormattedDictTool] = (),
+        max_output_tokens: int | None = None,
         response_format: JSONSchema | None = None,
     ) -> AsyncGenerator[Chunk, None]:
         """Stream the reply to a conversation; see `SchemaProvider.stream`."""
-        response = await self._opened(chat_request(self.model, messages, tools, response_format))
+        limits = {self._ceiling: max_output_tokens}
+        response = await self._opened(chat_request(self.model, messages, tools, response_format, **limits))
         reading = Reading()
         begun = False
         try:
-            async with aclosing(unstalled(response, self._stall_timeout)) as parts:
-                async for part in parts:
+            with StallTimer(self._stall_timeout) as timer:
+                async for part in response:
+                    timer.pause()
                     begun = True
                     for chunk in reading.add(part):
                         yield chunk
+                    timer.wait()
         # Whatever the SDK, its HTTP library or a decoder raises now means one thing: the reply does not go on.
         except Exception as error:
             if reading.finish is None:

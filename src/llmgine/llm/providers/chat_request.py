@@ -21,14 +21,27 @@ _LONGEST_NAME = 64
 
 
 def chat_request(
-    model: str, messages: Sequence[LLMMessage], tools: Sequence[ModelFormattedDictTool], form: JSONSchema | None
+    model: str,
+    messages: Sequence[LLMMessage],
+    tools: Sequence[ModelFormattedDictTool],
+    form: JSONSchema | None = None,
+    **limits: int | None,
 ) -> dict[str, Any]:
-    """Return the body of a streaming request."""
+    """Return the body of a streaming request.
+
+    Args:
+        model: the server's name for it.
+        messages: the conversation.
+        tools: what the model may call.
+        form: what the text of the reply must fit.
+        limits: as the server calls them; those that are None are left out.
+    """
     request: dict[str, Any] = {
         "model": model,
         "messages": [_well_formed(message) if message.get("tool_calls") else message for message in messages],
         "stream": True,
         "stream_options": {"include_usage": True},
+        **{name: limit for name, limit in limits.items() if limit is not None},
     }
     if tools:
         request["tools"] = list(tools)

@@ -72,12 +72,14 @@ class Reading:
 
     def add(self, part: Any) -> list[Chunk]:
         """Return what a part of the stream says."""
-        self._model = getattr(part, "model", None) or self._model
+        if model := getattr(part, "model", None):
+            self._model = model
         if (counted := getattr(part, "usage", None)) is not None:
             self._usage = read_usage(counted)
         chunks: list[Chunk] = []
         for choice in getattr(part, "choices", None) or ():
-            self._reason = getattr(choice, "finish_reason", None) or self._reason
+            if reason := getattr(choice, "finish_reason", None):
+                self._reason = reason
             delta = getattr(choice, "delta", None)
             if delta is None:
                 continue
@@ -85,7 +87,8 @@ class Reading:
                 if said and (text := said if isinstance(said, str) else _joined(said)):
                     self.text.append(text)
                     chunks.append(TextDelta(text))
-            chunks.extend(self._tool_call(piece) for piece in getattr(delta, "tool_calls", None) or ())
+            if pieces := getattr(delta, "tool_calls", None):
+                chunks += map(self._tool_call, pieces)
         return chunks
 
     def _tool_call(self, piece: Any) -> ToolCallDelta:

@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequen
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from random import uniform
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from llmgine.bus import causality
 from llmgine.bus.clocks import loop_time
@@ -26,7 +26,7 @@ from llmgine.errors import (
     ProviderUnavailableError,
     RateLimitedError,
 )
-from llmgine.llm.providers.base import Provider, takes_schemas
+from llmgine.llm.providers.base import Provider, given_options, takes_schemas
 from llmgine.llm.providers.errors import OverloadedError
 from llmgine.llm.types import Chunk, Finish, JSONSchema, LLMMessage, ModelFormattedDictTool, Restart
 
@@ -152,6 +152,7 @@ class FallbackProvider:
         messages: Sequence[LLMMessage],
         *,
         tools: Sequence[ModelFormattedDictTool] = (),
+        max_output_tokens: int | None = None,
         response_format: JSONSchema | None = None,
     ) -> AsyncGenerator[Chunk, None]:
         """Stream the reply of whoever answers; the `Finish` names them. See `SchemaProvider.stream`."""
@@ -161,7 +162,9 @@ class FallbackProvider:
         visible = False
         while True:
             target = self._targets[position]
-            reply = self._attempt(target, messages, tools, response_format)
+            form = response_format if takes_schemas(target.provider) else None
+            options = given_options(max_output_tokens=max_output_tokens, response_format=form)
+            reply = self._attempt(target, messages, tools, options)
             try:
                 if errors and visible:
                     yield Restart(f"{errors[-1]} {target.label} begins anew.")
@@ -202,21 +205,17 @@ class FallbackProvider:
         target: _Target,
         messages: Sequence[LLMMessage],
         tools: Sequence[ModelFormattedDictTool],
-        response_format: JSONSchema | None,
+        options: dict[str, Any],
     ) -> AsyncGenerator[Chunk, None]:
         permit = target.breaker.enter()
         if permit is None:
             raise _RefusedError(str(target.breaker.refusal()), provider=target.provider.name, model=target.label)
         provider = target.provider
-        if response_format is not None and takes_schemas(provider):
-            reply = provider.stream(messages, tools=tools, response_format=response_format)
-        else:
-            reply = provider.stream(messages, tools=tools)
         outcome = Outcome.NEUTRAL  # also of a reply that nobody reads to its end
         began = self._clock()
         first: float | None = None
         try:
-            async with aclosing(reply) as chunks:
+            async with aclosing(provider.stream(messages, tools=tools, **options)) as chunks:
                 async for chunk in chunks:
                     first = self._clock() if first is None else first
                     if isinstance(chunk, Finish):

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import secrets
 import threading
 from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import closing
+from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from llmgine.errors import (
     ContextLengthError,
@@ -24,6 +28,7 @@ __all__ = ["Llama", "require_llama"]
 _BATCH_TOKENS = 64
 # Where conversations take turns, each finds its own beginning again instead of having it read anew.
 _PROMPT_CACHE_MIB = 256
+_COUNT_TIMEOUT_S = 10.0
 
 
 def require_llama() -> Any:
@@ -65,8 +70,9 @@ class Llama:
         params.prefill_assistant = False
         params.fit_params = params.warmup = False  # neither changes anything here but the time that loading takes
         params.verbosity = -1
-        # The binding always opens an HTTP server on a loopback port. Nobody gets the key to it.
-        params.api_keys = [secrets.token_hex(16)]
+        # The binding always opens an HTTP server on a loopback port. The key to it stays here.
+        self._key = secrets.token_hex(16)
+        params.api_keys = [self._key]
         params.ui = params.endpoint_slots = False
         params.n_threads_http = 1
         try:
@@ -146,6 +152,27 @@ class Llama:
                 event = await events.get()
         if reason:
             yield Finish(FinishReason.LENGTH if reason == "length" else FinishReason.STOP, usage, self.name)
+
+    def count_tokens(self, messages: Sequence[LLMMessage]) -> int:
+        """Return how many tokens a request with these messages has. Takes milliseconds; for a thread.
+
+        Raises:
+            ProviderResponseError: llama.cpp does not say.
+        """
+        server = self._server  # which is not freed meanwhile
+        try:
+            if server is None:
+                raise ConnectionError("it has been closed")
+            address = urlsplit(server.listening_address)
+            with closing(HTTPConnection(address.hostname or "", address.port, timeout=_COUNT_TIMEOUT_S)) as connection:
+                headers = {"Authorization": f"Bearer {self._key}", "Content-Type": "application/json"}
+                # The binding has no function for it.
+                body = json.dumps({"messages": list(messages)})
+                connection.request("POST", "/v1/chat/completions/input_tokens", body, headers)
+                return int(json.loads(connection.getresponse().read())["input_tokens"])
+        except (OSError, HTTPException, ValueError, LookupError, TypeError) as error:
+            msg = f"{self.name} cannot count the tokens of this: {error!r}"
+            raise ProviderResponseError(msg, provider="local", model=self.name) from error
 
     def close(self) -> None:
         """Stop computing and release the memory. A reply that is being read breaks off."""

@@ -79,33 +79,61 @@ class LocalProvider:
         messages: Sequence[LLMMessage],
         *,
         tools: Sequence[ModelFormattedDictTool] = (),
+        max_output_tokens: int | None = None,
         response_format: JSONSchema | None = None,
     ) -> AsyncGenerator[Chunk, None]:
         """Stream the reply to a conversation; see `SchemaProvider.stream`.
 
-        A reply of the wanted form that is longer than the model may write breaks off, with the reason "length".
+        Unless it is said how long a reply may be, it ends after 512 tokens, with the reason "length". What it takes to
+        choose a tool is part of it.
         """
         async with self._turn():
             llama = await self._loaded()
             spent = Usage()
+            longest = _ANSWER_TOKENS if max_output_tokens is None else max_output_tokens
             if tools and messages and messages[-1]["role"] == "user":
-                call, reason, spent = await self._choose(llama, _text(messages[-1]), tools)
+                call_tokens = min(_CALL_TOKENS, max_output_tokens or _CALL_TOKENS)
+                call, reason, spent = await self._choose(llama, _text(messages[-1]), tools, call_tokens)
                 if call is not None:
                     yield call
                     yield Finish(reason, spent, self.model)
+                    return
+                if max_output_tokens is not None:
+                    longest = max_output_tokens - spent.output_tokens
+                if longest <= 0:
+                    yield Finish(FinishReason.LENGTH, spent, self.model)
                     return
             # Talking freely, a small model goes round in circles; a tool's result it has to repeat.
             penalty = 1.0 if messages and messages[-1]["role"] == "tool" else 1.1
             grammar = ""
             if response_format is not None:
                 grammar, penalty = json_grammar(response_format.schema), 1.0  # a form repeats its quotes and commas
-            reply = llama.stream(_plain(messages), max_tokens=_ANSWER_TOKENS, repeat_penalty=penalty, grammar=grammar)
+            reply = llama.stream(_plain(messages), max_tokens=longest, repeat_penalty=penalty, grammar=grammar)
             async with aclosing(reply) as chunks:
                 async for chunk in chunks:
                     if isinstance(chunk, Finish):
                         yield Finish(chunk.reason, spent + (chunk.usage or Usage()), self.model)
                     else:
                         yield chunk
+
+    async def count_tokens(
+        self, messages: Sequence[LLMMessage], *, tools: Sequence[ModelFormattedDictTool] = ()
+    ) -> int:
+        """Return how many tokens a request with these messages and tools has; see `TokenCounter`.
+
+        With tools the model is asked twice; then it is the longer one of the two requests.
+
+        Raises:
+            ProviderError: the model cannot be loaded, has been closed, or cannot read these messages.
+        """
+        llama = self._llama
+        if llama is None:  # else it is known without waiting for one's turn
+            async with self._turn():
+                llama = await self._loaded()
+        requests = [_plain(messages)]
+        if tools and messages and messages[-1]["role"] == "user":
+            requests.append(ToolChoice(tools).messages(_text(messages[-1])))
+        return max([await asyncio.to_thread(llama.count_tokens, request) for request in requests])
 
     async def aclose(self) -> None:
         """Stop what is being written, and release the model's memory."""
@@ -144,13 +172,13 @@ class LocalProvider:
         return Llama(path, context_tokens=self._context_tokens, threads=self._threads)
 
     async def _choose(
-        self, llama: Llama, request: str, tools: Sequence[ModelFormattedDictTool]
+        self, llama: Llama, request: str, tools: Sequence[ModelFormattedDictTool], longest: int
     ) -> tuple[ToolCallDelta | None, FinishReason, Usage]:
         choice = ToolChoice(tools)
         answer = ""
         end: Finish | None = None
         question = choice.messages(request)
-        async for chunk in llama.stream(question, max_tokens=_CALL_TOKENS, grammar=choice.grammar):
+        async for chunk in llama.stream(question, max_tokens=longest, grammar=choice.grammar):
             if isinstance(chunk, TextDelta):
                 answer += chunk.text
             elif isinstance(chunk, Finish):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import Any, Literal
+from urllib.parse import urlsplit
 
 from llmgine.errors import ConfigurationError, MissingExtraError
 from llmgine.llm.providers.chat_provider import ChatProvider
@@ -26,9 +27,12 @@ class OpenAIProvider(ChatProvider):
         stall_timeout: seconds from one piece of a reply to the next, whatever signs of life there are.
         max_retries: see above.
         supports_json_schema: whether the server knows JSON schemas as a `response_format`.
+        ceiling: what the server calls the number of tokens that a reply may have. By default `max_completion_tokens`
+            where OpenAI is asked, also at Azure, because its newer models take nothing else; `max_tokens` elsewhere,
+            because not every server knows the newer name. Say it where a gateway to OpenAI is asked.
 
     Raises:
-        ConfigurationError: OpenAI itself is asked without a key.
+        ConfigurationError: OpenAI itself is asked without a key, or an option makes no sense.
         MissingExtraError: the SDK is not installed.
     """
 
@@ -44,6 +48,7 @@ class OpenAIProvider(ChatProvider):
         stall_timeout: float = 60.0,
         max_retries: int = 2,
         supports_json_schema: bool = True,
+        ceiling: Literal["max_completion_tokens", "max_tokens"] | None = None,
     ) -> None:
         super().__init__(
             model,
@@ -52,6 +57,9 @@ class OpenAIProvider(ChatProvider):
             max_retries=max_retries,
             supports_json_schema=supports_json_schema,
         )
+        if ceiling not in {None, "max_completion_tokens", "max_tokens"}:
+            msg = f"ceiling must be 'max_completion_tokens', 'max_tokens' or None; got {ceiling!r}."
+            raise ConfigurationError(msg)
         try:
             import openai
         except ImportError as error:
@@ -61,6 +69,7 @@ class OpenAIProvider(ChatProvider):
         if api_key is None:
             msg = f"openai:{model} needs a key: set OPENAI_API_KEY, or OPENAI_BASE_URL for a server that needs none."
             raise ConfigurationError(msg)
+        self._ceiling = ceiling or _ceiling_at(base_url)
         self._key_hint = f"Set OPENAI_API_KEY to one that may use {model}."
         patience = openai.Timeout(timeout, connect=min(timeout, 10.0))
         # A proxy from the environment would look for this machine's servers on its own.
@@ -82,3 +91,9 @@ class OpenAIProvider(ChatProvider):
     @property
     def _server(self) -> str:
         return str(self._client.base_url.copy_with(userinfo=b"")).rstrip("/")
+
+
+def _ceiling_at(base_url: str | None) -> str:
+    host = "openai.com" if base_url is None else urlsplit(base_url).hostname or ""
+    theirs = any(host == domain or host.endswith(f".{domain}") for domain in ("openai.com", "openai.azure.com"))
+    return "max_completion_tokens" if theirs else "max_tokens"

@@ -6,7 +6,7 @@ import asyncio
 import json
 import re
 from collections.abc import AsyncGenerator, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,7 @@ class Request:
 
     messages: list[LLMMessage]
     tools: list[ModelFormattedDictTool]
+    max_output_tokens: int | None = None
     response_format: JSONSchema | None = None
 
 
@@ -45,7 +46,8 @@ class Request:
 class Reply:
     """One reply of the script.
 
-    Its text is streamed word by word. Its tokens are counted as words, unless `usage` says otherwise.
+    Its text is streamed word by word. Its tokens are counted as words, unless `usage` says otherwise. Where it is
+    longer than a request allows it ends there, without its tool calls.
     """
 
     text: str = ""
@@ -97,6 +99,7 @@ class ScriptedProvider:
         messages: Sequence[LLMMessage],
         *,
         tools: Sequence[ModelFormattedDictTool] = (),
+        max_output_tokens: int | None = None,
         response_format: JSONSchema | None = None,
     ) -> AsyncGenerator[Chunk, None]:
         """Play the next reply. It is not held to a form: a script says what comes.
@@ -105,9 +108,18 @@ class ScriptedProvider:
             ScriptDriftError: there is none, or it expects something else.
             ProviderError: the script says so.
         """
-        self.requests.append(Request(messages=list(messages), tools=list(tools), response_format=response_format))
+        request = Request(
+            messages=list(messages),
+            tools=list(tools),
+            max_output_tokens=max_output_tokens,
+            response_format=response_format,
+        )
+        self.requests.append(request)
         reply = self._next()
-        for piece in re.findall(r"\s*\S+\s*$|\s*\S+", reply.text) or ([reply.text] if reply.text else []):
+        pieces = re.findall(r"\s*\S+\s*$|\s*\S+", reply.text) or ([reply.text] if reply.text else [])
+        usage = reply.usage or self._count(reply)
+        longest = usage.output_tokens if max_output_tokens is None else max_output_tokens
+        for piece in pieces[:max_output_tokens]:
             yield TextDelta(piece)
         if reply.hold is not None:
             await reply.hold.wait()
@@ -115,10 +127,13 @@ class ScriptedProvider:
             raise reply.error
         if reply.cut_off:
             return
+        if usage.output_tokens > longest or len(pieces) > longest:
+            yield Finish(FinishReason.LENGTH, replace(usage, output_tokens=longest), self.model)
+            return
         for index, call in enumerate(reply.tool_calls):
             yield ToolCallDelta(index, call.id, call.name, call.arguments)
         reason = FinishReason.TOOL_CALLS if reply.tool_calls else FinishReason.STOP
-        yield Finish(reply.finish_reason or reason, reply.usage or self._count(reply), self.model)
+        yield Finish(reply.finish_reason or reason, usage, self.model)
 
     def assert_complete(self) -> None:
         """Check that the whole script was played.

@@ -1,6 +1,6 @@
 """The file of a recording: JSON lines, the first of which says what it is.
 
-    {"kind": "recording", "version": 1, "llmgine": …, "provider": …, "model": …, "supports_json_schema": …}
+    {"kind": "recording", "version": 2, "llmgine": …, "provider": …, "model": …, "supports_json_schema": …}
     {"kind": "request", "n": 1, "messages": […], "tools": […], …options}
     {"kind": "chunk", "n": 1, "at": 0.31, "chunk": {"type": "TextDelta", "text": "Hel"}}
     {"kind": "end", "n": 1, "at": 0.52, "how": "complete" | "failed" | "stopped", "error": …}
@@ -30,7 +30,8 @@ from llmgine.llm.types import Chunk
 
 __all__ = ["Ending", "PromptRun", "RecordedRequest", "RecordedTool", "Recording", "RecordingFile"]
 
-VERSION = 1
+VERSION = 2
+"""Since 2, requests say how long a reply may be; in those of version 1 that was not known."""
 
 Ending = Literal["complete", "failed", "stopped"]
 _ENDINGS: dict[str, Ending] = {"complete": "complete", "failed": "failed", "stopped": "stopped"}
@@ -82,6 +83,7 @@ class Recording:
     provider: str
     model: str
     supports_json_schema: bool
+    version: int = VERSION
     requests: list[RecordedRequest] = field(default_factory=list[RecordedRequest])
     tools: list[RecordedTool] = field(default_factory=list[RecordedTool])
     prompt: PromptRun | None = None
@@ -119,7 +121,8 @@ class Recording:
         try:
             header = json.loads(line)
             if header["kind"] == "recording" and header["version"] <= VERSION:
-                return cls(path, header["provider"], header["model"], header["supports_json_schema"])
+                known = header["provider"], header["model"], header["supports_json_schema"]
+                return cls(path, *known, header["version"])
             told = f"it is of version {header['version']}, and this is llmgine {__version__}, which reads {VERSION}"
         except (ValueError, KeyError, TypeError):
             told = "its first line does not say that it is one"

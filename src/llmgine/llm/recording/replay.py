@@ -206,6 +206,8 @@ class ReplayProvider:
             raise self.difference
         self.requests += 1
         number, there_are = self.requests, len(self.recording.requests)
+        if self.recording.version < 2:
+            asked.pop("max_output_tokens", None)
         now = normal_request(self._asked(asked))
         if number > there_are:
             last = now["messages"][-1] if now["messages"] else None

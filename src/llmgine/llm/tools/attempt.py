@@ -11,9 +11,10 @@ from traceback import format_exception_only
 from typing import Any
 
 from llmgine.errors import ToolError, ToolTimeoutError
+from llmgine.llm.tools.attempt_clock import AttemptClock
 from llmgine.llm.tools.injection import Dependencies
 from llmgine.llm.tools.prepared_call import PreparedCall
-from llmgine.llm.tools.result import as_text
+from llmgine.llm.tools.result import ToolReturn, as_text
 from llmgine.llm.tools.tool_context import ToolContext
 
 __all__ = ["Outcome", "run_attempt", "told"]
@@ -52,19 +53,21 @@ async def run_attempt(
         if timeout <= 0:
             return None
     limited = math.isfinite(timeout)
-    context = replace(context, deadline=now + timeout if limited else None, _ended=Flag(), _loop=loop)
+    limit = asyncio.timeout(timeout if limited else None)
+    clock = AttemptClock(limit, context.deadline)
+    context = replace(context, deadline=now + timeout if limited else None, _ended=Flag(), _loop=loop, _clock=clock)
 
     async def work() -> tuple[Any, str]:
         arguments = prepared.arguments if context.attempt == 1 else tool.validator.validate(prepared.sent)
         injected = await dependencies.values(tool.injected, context)
         value = await tool.call(prepared.sent if tool.in_process else {**arguments, **injected})
-        return value, as_text(value)
+        return (value.value, value.text) if isinstance(value, ToolReturn) else (value, as_text(value))
 
     started = time.monotonic()
     outcome: tuple[Any, str] | BaseException
     timed_out = False
     try:
-        async with asyncio.timeout(timeout if limited else None):
+        async with limit:
             # `gather` tells the tool from its surroundings: what the tool raises, be it a TimeoutError or a
             # CancelledError, comes back as a value; a cancellation from outside is raised here, after the tool
             # has cleaned up, even if the tool suppresses it.

@@ -12,7 +12,9 @@ from typing import Any
 from pydantic import BaseModel, Secret, SecretBytes, SecretStr
 from pydantic_core import PydanticSerializationError, to_jsonable_python
 
-__all__ = ["Effect", "call_digest", "canonical_json", "effect_key"]
+__all__ = ["Effect", "call_digest", "canonical_json", "digest_of", "effect_key"]
+
+_JSON = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
 
 
 class Effect(StrEnum):
@@ -46,7 +48,12 @@ def call_digest(tool_name: str, arguments: Mapping[str, Any]) -> str:
     Raises:
         TypeError: as `canonical_json` does.
     """
-    return _digest(tool_name, canonical_json(arguments))
+    return digest_of(tool_name, canonical_json(arguments))
+
+
+def digest_of(tool_name: str, canonical_arguments: str) -> str:
+    """Return what `call_digest` does, of arguments as `canonical_json` returns them."""
+    return _digest(tool_name, canonical_arguments)
 
 
 def effect_key(run_id: str, step: int, tool: str, canonical_arguments: str, ordinal: int) -> str:
@@ -69,7 +76,7 @@ def _digest(*parts: str | int) -> str:
 
 
 def _dump(value: Any) -> str:
-    return json.dumps(value, sort_keys=True, separators=(",", ":"))
+    return _JSON.encode(value)
 
 
 def _canonical(value: Any) -> Any:

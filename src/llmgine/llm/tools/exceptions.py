@@ -1,6 +1,10 @@
 """The errors of tools, under the name that applications import them from."""
 
 from llmgine.errors import (
+    MCPConnectionError,
+    MCPConnectionLostError,
+    MCPError,
+    MCPRequestError,
     ToolError,
     ToolExecutionError,
     ToolRegistrationError,
@@ -9,6 +13,10 @@ from llmgine.errors import (
 )
 
 __all__ = [
+    "MCPConnectionError",
+    "MCPConnectionLostError",
+    "MCPError",
+    "MCPRequestError",
     "ToolError",
     "ToolExecutionError",
     "ToolRegistrationError",

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from llmgine.llm.tools.effects import call_digest, canonical_json, effect_key
+from llmgine.llm.tools.effects import canonical_json, digest_of, effect_key
 from llmgine.llm.tools.tool import Tool
 from llmgine.llm.tools.toolCall import ToolCall
 
@@ -38,13 +38,11 @@ class PreparedCall:
             Exception: what the application's own code in the annotations raises.
         """
         arguments = tool.validator.validate(sent)
-        compared = arguments
         try:
             canonical = canonical_json(arguments)
         except TypeError:  # objects of the application's that have no value: what made them has
-            compared = sent
             canonical = canonical_json(sent)
-        return cls(call, tool, arguments, sent, canonical, call_digest(tool.name, compared))
+        return cls(call, tool, arguments, sent, canonical, digest_of(tool.name, canonical))
 
 
 def effect_keys(run_id: str, step: int, calls: Iterable[PreparedCall]) -> list[str]:

@@ -12,7 +12,7 @@ from pydantic_core import PydanticSerializationError, to_json, to_jsonable_pytho
 
 from llmgine.llm.tools.toolCall import ToolCall
 
-__all__ = ["ToolResult", "as_data", "as_text", "bounded"]
+__all__ = ["ToolResult", "ToolReturn", "as_data", "as_text", "bounded"]
 
 _BYTES_MODES: tuple[Literal["utf8", "base64"], ...] = ("utf8", "base64")
 
@@ -35,6 +35,16 @@ class ToolResult:
     """How often it was started."""
     timed_out: bool = False
     """Whether the last attempt was cut off by the time limit, so that what it has done is not known."""
+
+
+@dataclass(frozen=True)
+class ToolReturn:
+    """What a tool returns that tells the model something else than the application."""
+
+    value: Any
+    """What the application gets: `ToolResult.value`."""
+    text: str
+    """What the model reads."""
 
 
 def as_text(value: Any) -> str:

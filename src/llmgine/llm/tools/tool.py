@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from textwrap import shorten
-from typing import Any, Unpack
+from typing import Any, Protocol, Unpack
 
 from llmgine.bus.resilience.backoff import RetryConfig
 from llmgine.errors import ToolExecutionError, ToolRegistrationError
@@ -22,9 +22,21 @@ from llmgine.llm.tools.tool_options import ToolOptions, check_names, check_optio
 from llmgine.llm.tools.validation import ArgumentValidator
 from llmgine.llm.types import ModelFormattedDictTool
 
-__all__ = ["Parameter", "Tool"]
+__all__ = ["ArgumentCheck", "Parameter", "Tool"]
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
+
+class ArgumentCheck(Protocol):
+    """Says whether arguments fit."""
+
+    def validate(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Return decoded JSON as what the function is called with.
+
+        Raises:
+            ToolValidationError: saying of every argument that does not fit what was expected and what came.
+        """
+        ...
 
 
 @dataclass(frozen=True)
@@ -50,7 +62,7 @@ class Tool:
     """Seconds that one attempt may take; None leaves it to the manager."""
     json_schema: dict[str, Any]
     """Of the arguments: `{"type": "object", "properties": …}`."""
-    validator: ArgumentValidator
+    validator: ArgumentCheck
     retry: RetryConfig = field(default_factory=lambda: RetryConfig(max_retries=0))
     max_concurrency: int | None = None
     """Calls that run at the same time in one event loop; None leaves it to the manager."""
@@ -61,6 +73,10 @@ class Tool:
     """Whether each call runs in a process of its own."""
     injected: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """The types of what parameters get that no model sees, by their names."""
+    output_schema: dict[str, Any] | None = None
+    """Of the value, where an MCP server says so."""
+    server: str = ""
+    """The MCP server that the tool is of; empty for a function of this program."""
 
     @classmethod
     def from_function(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Generator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from threading import Event as Flag
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from llmgine.errors import BlockingCallError
+from llmgine.llm.tools.attempt_clock import AttemptClock
 from llmgine.llm.tools.tool_events import ToolManagerEvent, ToolProgressEvent
 from llmgine.messages import Event, SessionID
 from llmgine.messages.ids import BUS
@@ -35,13 +37,17 @@ class ToolContext:
     """The model's id of the call. It differs when the model asks again: `idempotency_key` does not."""
     tool_name: str = ""
     deadline: float | None = None
-    """When the tool must be done, in seconds of the loop's clock; None if there is no limit."""
+    """When the tool must be done, in seconds of the loop's clock; None if there is no limit. Later, if a person has
+    been waited for."""
     attempt: int = 1
     """Which one it is, counted from 1."""
     idempotency_key: str = ""
     """The same for all attempts at one effect, across retries and restarts."""
+    traceparent: str | None = None
+    """The span of the call (W3C Trace Context), where it is traced."""
     _ended: Flag = field(default_factory=Flag, repr=False, compare=False)
     _loop: asyncio.AbstractEventLoop | None = field(default=None, repr=False, compare=False)
+    _clock: AttemptClock | None = field(default=None, repr=False, compare=False)
 
     @property
     def cancelled(self) -> bool:
@@ -75,6 +81,19 @@ class ToolContext:
                 message=message,
             )
         )
+
+    @contextmanager
+    def waiting_for_person(self) -> Generator[float | None]:
+        """Stop the clock of the tool's own timeout for the block, in which somebody is asked something.
+
+        For the event loop, not for tools in threads. Gives the deadline that holds all the same, that of the prompt, in
+        seconds of the loop's clock; None if there is none.
+        """
+        if self._clock is None:
+            yield self.deadline
+            return
+        with self._clock.stopped() as deadline:
+            yield deadline
 
     def run_async(self, work: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine in the event loop, from a tool in a thread, and return what it returns.

@@ -42,7 +42,10 @@ class ToolCompiledEvent(ToolManagerEvent):
 
 @dataclass
 class ToolCallEvent(ToolManagerEvent):
-    """A model has asked for a tool; it is about to run."""
+    """A model has asked for a tool; it is about to run.
+
+    Once it is published, its `traceparent` is the span of the call, where somebody who has seen it traces that.
+    """
 
     tool_call_id: str = ""
     tool_name: str = ""
@@ -68,6 +71,7 @@ class ToolExecuteResultEvent(ToolManagerEvent):
 
     execution_succeed: bool = False
     tool_info: dict[str, Any] = field(default_factory=dict[str, Any])
+    """`{"name"}`; of a tool of an MCP server also what `MCPServers.about` tells of the server."""
     tool_args: dict[str, Any] = field(default_factory=dict[str, Any], metadata={"content": True})
     """The arguments that the tool got; `{"__raw__": text}` where the model's text was no JSON object."""
     tool_result: str = field(default="", metadata={"content": True})

@@ -6,14 +6,18 @@ import asyncio
 import logging
 import os
 import random
-from collections.abc import Awaitable, Callable, Sequence
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import Any, TypeVar, Unpack
 
 from llmgine.bus.replay import tools_are_off
-from llmgine.errors import ConfigurationError, ToolTimeoutError, ToolValidationError
+from llmgine.errors import ConfigurationError, MCPConnectionError, ToolTimeoutError, ToolValidationError
 from llmgine.llm.tools.attempt import Outcome, run_attempt, told
 from llmgine.llm.tools.injection import Factory
+from llmgine.llm.tools.mcp.config import MCPServerConfig
+from llmgine.llm.tools.mcp.servers import MCPServers
 from llmgine.llm.tools.prepared_call import PreparedCall
 from llmgine.llm.tools.result import ToolResult, bounded
 from llmgine.llm.tools.tool import Tool
@@ -137,8 +141,74 @@ class ToolManager:
         return self.tool_schemas
 
     def is_local_tool(self, name: str) -> bool:
-        """Return whether a function is registered under that name."""
-        return self._register.get(name) is not None
+        """Return whether a function of this program is registered under that name."""
+        tool = self._register.get(name)
+        return tool is not None and not tool.server
+
+    def is_mcp_tool(self, name: str) -> bool:
+        """Return whether a tool of an MCP server has that name."""
+        tool = self._register.get(name)
+        return tool is not None and bool(tool.server)
+
+    def tool_info(self, name: str) -> dict[str, Any]:
+        """Return what events tell of a tool: `{"name"}`, and what `MCPServers.about` says of its server."""
+        tool = self._register.get(name)
+        return {"name": name, **(self.mcp.about(tool.server) if tool is not None and tool.server else {})}
+
+    @cached_property
+    def mcp(self) -> MCPServers:
+        """The MCP servers whose tools are among these."""
+        return MCPServers(
+            self._register, timeout=self.default_timeout_s, random=self._random, sleep=self._sleep, clock=time.monotonic
+        )
+
+    async def initialize_mcp(self) -> bool:
+        """Return whether MCP servers can be used, which needs the extra `mcp`. If not, say so in one warning."""
+        return await self.mcp.load()
+
+    async def register_mcp_server(
+        self,
+        server_name: str,
+        command: str | None = None,
+        args: Sequence[str] = (),
+        env: Mapping[str, str] | None = None,
+        *,
+        url: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        **options: Any,
+    ) -> bool:
+        """Connect to an MCP server, and add its tools to these. Return whether they are there.
+
+        If they are not, the log says why, and nothing else has changed: without the extra `mcp` a warning, else an
+        error.
+
+        Args:
+            server_name: what it is called here.
+            command: the program to start; or else `url`.
+            args: its arguments.
+            env: its environment variables, besides the few that every server gets.
+            url: where it answers over streamable HTTP.
+            headers: sent with every request to it.
+            **options: the others of `MCPServerConfig`.
+
+        Raises:
+            ConfigurationError: the options contradict each other, or there is a server of that name already.
+        """
+        config = MCPServerConfig(
+            command=command or "", args=tuple(args), env=env or {}, url=url or "", headers=headers or {}, **options
+        )
+        if not await self.initialize_mcp():
+            return False
+        try:
+            await self.mcp.connect(server_name, config)
+        except MCPConnectionError as exc:
+            logger.error("%s Its tools are not there.", exc)  # noqa: TRY400  # where it comes from helps nobody
+            return False
+        return True
+
+    async def cleanup_mcp_servers(self) -> None:
+        """End all MCP servers; their tools are gone. It may be called at any time."""
+        await self.mcp.close()
 
     async def execute_tool_calls(self, tool_calls: Sequence[ToolCall]) -> list[Any]:
         """Run calls at the same time, and return their results in the order of the calls.
@@ -198,9 +268,14 @@ class ToolManager:
                 same for each, and a new one if it has none. The rest of a call is filled in here.
         """
         tool = prepared.tool
-        context = replace(context or ToolContext(), tool_call_id=prepared.call.id, tool_name=tool.name)
-        if not context.idempotency_key:
-            context = replace(context, idempotency_key=new_id())
+        context = context or ToolContext()
+        context = replace(
+            context,
+            tool_call_id=prepared.call.id,
+            tool_name=tool.name,
+            attempt=1,
+            idempotency_key=context.idempotency_key or new_id(),
+        )
         timeout = self.default_timeout_s if tool.timeout is None else tool.timeout
         dependencies = self._register.dependencies
         outcome = Outcome(error=ToolTimeoutError("not run, because no time was left", timeout=0.0))
@@ -209,7 +284,7 @@ class ToolManager:
         delay: float | None = None
         while True:
             async with self._turns.turn(tool):
-                latest = await run_attempt(prepared, replace(context, attempt=attempts + 1), dependencies, timeout)
+                latest = await run_attempt(prepared, context, dependencies, timeout)
             if latest is None:
                 break
             outcome = latest
@@ -219,6 +294,7 @@ class ToolManager:
             if delay is None:
                 break
             await self._sleep(delay)
+            context = replace(context, attempt=attempts + 1)
         text = outcome.text
         if outcome.error is not None:
             logger.debug("Tool %s failed", tool.name, exc_info=outcome.error)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from typing import Any, Unpack
 
@@ -63,6 +63,21 @@ class ToolRegister:
                     "or those of an object with prefix=."
                 )
         self._tools.update({tool.name: tool for tool in tools})
+
+    def replace(self, server: str, tools: Sequence[Tool]) -> list[Tool]:
+        """Put the tools of an MCP server in the place of those that it had. Return those whose names others have."""
+        others = {name: tool for name, tool in self._tools.items() if tool.server != server}
+        new = {tool.name: tool for tool in tools if tool.name not in others}
+        before = [tool.server for tool in self.tools]
+        place = before.index(server) if server in before else len(others)
+        pairs = list(others.items())
+        self._tools = dict([*pairs[:place], *new.items(), *pairs[place:]])
+        return [tool for tool in tools if tool.name in others]
+
+    def is_of(self, name: str, server: str) -> bool:
+        """Return whether a tool is one of an MCP server's."""
+        tool = self._tools.get(name)
+        return tool is not None and tool.server == server
 
     def get(self, name: str) -> Tool | None:
         """Return the tool of that name, if there is one."""

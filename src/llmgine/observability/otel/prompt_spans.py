@@ -6,7 +6,7 @@ times at which it began and ended.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from time import time_ns
 from typing import Any, TypeAlias
@@ -32,7 +32,7 @@ from llmgine.observability.otel.bounded import Bounded
 from llmgine.observability.otel.bus_spans import kind_of_error
 from llmgine.observability.otel.metrics import Metrics
 from llmgine.observability.otel.open_spans import OpenSpans
-from llmgine.observability.otel.spans import Spans, fail, give_up
+from llmgine.observability.otel.spans import Spans, context_of, fail, give_up
 from llmgine.observability.redact import redact
 
 __all__ = ["PromptSpans"]
@@ -150,6 +150,9 @@ class PromptSpans:
         if self._record_content:
             span.set_attribute(semconv.TOOL_ARGUMENTS, redact.text(event.arguments))
         self._calls.put((_key(event), event.tool_call_id), (span, now))
+        own = context_of(span)
+        if own is not None:
+            event.traceparent = own.traceparent  # so that what the tool does is below it
 
     def ran(self, event: ToolExecuteResultEvent) -> None:
         """End the span of a tool that has run; it is as long as the tool took."""
@@ -164,6 +167,7 @@ class PromptSpans:
             span = self._tool(event, event.tool_name, event.tool_call_id, began)
             if self._record_content:
                 span.set_attribute(semconv.TOOL_ARGUMENTS, _json(redact(event.tool_args)))
+        span.set_attributes(_remote(event.tool_info))
         if self._record_content:
             span.set_attribute(semconv.TOOL_RESULT, redact.text(event.tool_result))
         problem = None if event.execution_succeed else semconv.TOOL_ERROR
@@ -268,6 +272,19 @@ def _tokens(usage: Usage) -> dict[str, int]:
 
 def _conversation(event: EngineEvent | ToolManagerEvent) -> dict[str, str]:
     return {} if event.session_id == BUS else {semconv.CONVERSATION: event.session_id}
+
+
+def _remote(tool_info: Mapping[str, Any]) -> dict[str, str]:
+    """Return the attributes of a tool of an MCP server, which the conventions want on the tool's own span."""
+    if "server" not in tool_info:
+        return {}
+    about = {
+        semconv.MCP_METHOD: semconv.MCP_CALL,
+        semconv.MCP_SERVER: tool_info["server"],
+        semconv.MCP_VERSION: tool_info.get("protocol_version"),
+        semconv.TRANSPORT: tool_info.get("transport"),
+    }
+    return {name: str(value) for name, value in about.items() if value}
 
 
 def _message(role: str, text: str) -> dict[str, Any]:
