@@ -1,0 +1,1 @@
+"""Tools for MCP clients: what a server of LLMgine is made of."""
