@@ -186,6 +186,8 @@ def test_without_the_library_the_extra_is_named(monkeypatch: pytest.MonkeyPatch)
 
 WRITER = """
 import asyncio
+import subprocess
+import sys
 from llmgine.llm.providers.local import LocalProvider
 
 async def main():
@@ -298,3 +300,13 @@ async def test_what_cannot_be_counted_is_an_error_of_the_provider(weights: Path)
     assert llama is not None
     with pytest.raises(ProviderResponseError, match=r"cannot count.*has been closed"):
         llama.count_tokens(HELLO)
+
+
+@model
+def test_a_model_may_be_closed_as_soon_as_it_is_loaded(weights: Path) -> None:
+    program = (
+        "import sys; from pathlib import Path; from llmgine.llm.providers.llama import Llama\n"
+        "for _ in range(5): Llama(Path(sys.argv[1]), context_tokens=256, threads=1).close()"
+    )
+    # Where it hangs, it holds the interpreter's lock: only another process can tell.
+    subprocess.run([sys.executable, "-c", program, weights], check=True, timeout=60)

@@ -75,8 +75,12 @@ class Llama:
         params.api_keys = [self._key]
         params.ui = params.endpoint_slots = False
         params.n_threads_http = 1
+        params.endpoint_metrics = True
         try:
             self._server: Any = binding.Server(params)
+            # Its loop answers this. If it were ended before the loop runs, it would never end, and hold the
+            # interpreter's lock meanwhile.
+            self._server.handle_metrics()
         except (RuntimeError, ValueError) as error:
             msg = (
                 f"{path} cannot be loaded as a model. Either the file is damaged, or it is of a kind that this "
