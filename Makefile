@@ -58,10 +58,11 @@ lock: $(VENV)/.dev ## Pin the newest versions that fit
 clean: ## Remove the environments and the caches
 	rm -rf .venv .venv-* .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 
-# On every processor there is; but not what forks processes to kill them, which is on its own.
+# On every processor there is. What forks processes to kill them is a process of its own, beside the one test that takes a minute.
 define all_tests
-$(BIN)/pytest --numprocesses auto --dist loadfile --ignore tests/crash
-	$(BIN)/pytest tests/crash
+$(BIN)/pytest --numprocesses auto --dist loadfile --ignore tests/crash --ignore tests/soak
+	@echo $(BIN)/pytest tests/soak, beside tests/crash
+	@$(BIN)/pytest tests/soak & soak=$$!; $(BIN)/pytest tests/crash; crash=$$?; wait $$soak && exit $$crash
 endef
 
 define compile

@@ -4,7 +4,8 @@
 
 `tool`: what runs when the tool is called, which is the SDK's call in the task that owns the connection, with progress,
 trace and result. `manager`: all that a model's call goes through besides, as any tool's does: its JSON read, the
-arguments checked, its turn, its time limit, its digest; the last row is that of a function which is a tool.
+arguments checked and written down, its turn, its time limit, its task; the last rows are those of functions which are
+tools, in the event loop and in a thread.
 
 All check what comes back against the output schema. They take turns, a block of calls each, so that what else the
 machine does meets all alike.
@@ -48,6 +49,11 @@ async def add(a: int, b: int) -> int:
     return a + b
 
 
+def add_in_thread(a: int, b: int) -> int:
+    """Add two numbers."""
+    return a + b
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Measure calls of MCP tools, ours beside the SDK's own.")
     parser.add_argument("--quick", action="store_true", help="fewer calls: a first impression")
@@ -62,6 +68,7 @@ def main() -> None:
 async def measure(blocks: int) -> None:
     tools = ToolManager()
     tools.register_tool(add)
+    tools.register_tool(add_in_thread)
     command = [sys.executable, __file__, "--serve"]
     await tools.mcp.connect("stdio", MCPServerConfig(command=command[0], args=tuple(command[1:]), prefix="stdio_"))
     await tools.mcp.connect("memory", MCPServerConfig(server=server, prefix="memory_"))
@@ -73,10 +80,12 @@ async def measure(blocks: int) -> None:
             client = await stack.enter_async_context(Client(target))
             await client.list_tools()
             print(await rows(where, [sdk(client), tool(tools, name), manager(tools, name)], blocks))
-    await block(manager(tools, "add"))
-    local = [await block(manager(tools, "add")) for _ in range(blocks)]
-    for clock, name in enumerate(CLOCKS):
-        print(f"| a function | {name} | | | | {median(each[clock] for each in local) * 1e6:.0f} µs | | |")
+    for what, function in (("a coroutine function", add), ("a function", add_in_thread)):
+        call = manager(tools, function.__name__)
+        await block(call)
+        local = [await block(call) for _ in range(blocks)]
+        for clock, name in enumerate(CLOCKS):
+            print(f"| {what} | {name} | | | | {median(each[clock] for each in local) * 1e6:.0f} µs | | |")
     await tools.cleanup_mcp_servers()
     versions = f"CPython {platform.python_version()}, mcp {version('mcp')}, llmgine {version('llmgine')}"
     print(

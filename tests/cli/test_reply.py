@@ -22,7 +22,7 @@ from llmgine.llm.engine import (
     PromptFailedEvent,
     TextChunkEvent,
 )
-from llmgine.llm.tools.tool_events import ToolCallEvent, ToolExecuteResultEvent
+from llmgine.llm.tools.tool_events import ToolCallEvent, ToolExecuteResultEvent, ToolProgressEvent
 from llmgine.llm.types import Usage
 from llmgine.messages import Event
 
@@ -187,6 +187,27 @@ async def test_a_reply_that_is_redrawn_on_the_way_is_on_the_screen_once() -> Non
 
 def result(**fields: Any) -> ToolExecuteResultEvent:
     return ToolExecuteResultEvent(execution_succeed=fields["tool_name"] == "add", **fields)
+
+
+async def test_how_far_a_tool_has_got_is_in_the_place_of_its_arguments_until_it_is_done() -> None:
+    target = console()
+    assert isinstance(target.file, StringIO)
+
+    def drawn(view: ReplyView) -> list[str]:
+        with target.capture() as captured:
+            target.print(view)
+        return [line.strip() for line in re.sub(r"\x1b\[[0-9;]*m", "", captured.get()).splitlines()]
+
+    async with ReplyView(target) as view:
+        view.show(ToolCallEvent(tool_call_id="1", tool_name="count", arguments='{"a": 1}'))
+        assert any('count {"a": 1} · ' in line for line in drawn(view))
+        view.show(
+            ToolProgressEvent(tool_call_id="1", tool_name="count", progress=2, total=6, message="a \x1b[31mshelf")
+        )
+        assert any("count: 2 of 6, a shelf · " in line for line in drawn(view))
+        view.show(result(tool_call_id="1", tool_name="count"))
+        view.show(ToolProgressEvent(tool_call_id="1", tool_name="count", progress=3))
+        assert not any("count" in line for line in drawn(view))
 
 
 async def test_a_tool_call_becomes_a_pane_with_arguments_duration_and_result() -> None:

@@ -19,6 +19,7 @@ from llmgine.cli.mcp_save import save_parts
 from llmgine.cli.mcp_target import Target, find_target
 from llmgine.cli.signals import until_stopped
 from llmgine.cli.stderr import printable, say, warn
+from llmgine.cli.tool_progress import progress_of
 from llmgine.errors import ConfigurationError
 from llmgine.llm.approvals import Approvals, ToolApprovalCommand
 from llmgine.llm.tools import ToolCall
@@ -94,9 +95,7 @@ async def _run(tools: ToolManager, prepared: PreparedCall) -> ToolResult:
         with waiting(prepared.tool.name) as line:
 
             def note(event: ToolProgressEvent) -> None:
-                total = "" if event.total is None else f" of {event.total:g}"
-                message = f", {event.message}" if event.message else ""
-                line.tell(f"{event.tool_name}: {event.progress:g}{total}{message}")
+                line.tell(progress_of(event))
 
             bus.register_event_handler(ToolProgressEvent, note)
             with _answering(tools, bus, line):

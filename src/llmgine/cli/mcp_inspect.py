@@ -6,7 +6,7 @@ import asyncio
 import json
 import sys
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Console, RenderableType
 
@@ -15,11 +15,8 @@ from llmgine.cli.mcp_connect import connected
 from llmgine.cli.mcp_page import page
 from llmgine.cli.mcp_target import Target, find_target
 from llmgine.cli.signals import until_stopped
-from llmgine.llm.tools.mcp.pages import all_pages
 from llmgine.llm.tools.mcp.remote_tool import RemoteTool
-
-if TYPE_CHECKING:
-    from mcp import Client
+from llmgine.llm.tools.mcp.servers import MCPServers
 
 __all__ = ["run_mcp_inspect"]
 
@@ -37,7 +34,7 @@ def run_mcp_inspect(target: Target, *, as_json: bool) -> int:
 async def _inspect(target: Target, *, as_json: bool) -> int:
     name, config = find_target(target)
     async with connected(name, config) as tools:
-        offer = await tools.mcp._server(name).connection.request(lambda client: _offer(name, client))
+        offer = await _offer(name, tools.mcp)
         used = {tool.function.name for tool in tools.tools if isinstance(tool.function, RemoteTool)}
     for tool in offer["tools"]:
         tool["used"] = tool["name"] in used
@@ -48,18 +45,19 @@ async def _inspect(target: Target, *, as_json: bool) -> int:
     return ExitCode.OK
 
 
-async def _offer(name: str, client: Client) -> dict[str, Any]:
+async def _offer(name: str, servers: MCPServers) -> dict[str, Any]:
     """Return what a server offers, in the words of the protocol."""
-    can = client.server_capabilities
-    tools = await all_pages(name, client.list_tools, "tools") if can.tools else []
-    resources = await all_pages(name, client.list_resources, "resources") if can.resources else []
-    templates = await all_pages(name, client.list_resource_templates, "resource_templates") if can.resources else []
-    prompts = await all_pages(name, client.list_prompts, "prompts") if can.prompts else []
+    status = servers.status(name)
+    can = status.capabilities
+    tools = await servers.list_tools(name) if "tools" in can else []
+    resources = await servers.list_resources(name) if "resources" in can else []
+    templates = await servers.list_resource_templates(name) if "resources" in can else []
+    prompts = await servers.list_prompts(name) if "prompts" in can else []
     return {
-        "server": _data(client.server_info) if client.server_info is not None else {},
-        "protocolVersion": client.protocol_version,
-        "instructions": client.instructions,
-        "capabilities": _data(can),
+        "server": status.server_info,
+        "protocolVersion": status.protocol_version,
+        "instructions": status.instructions or None,
+        "capabilities": can,
         "tools": list(map(_data, tools)),
         "resources": list(map(_data, resources)),
         "resourceTemplates": list(map(_data, templates)),

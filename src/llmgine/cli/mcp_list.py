@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from rich.console import Console
+from rich.table import Table
 from rich.text import Text
 
 from llmgine.cli.failure import ExitCode
@@ -15,7 +17,7 @@ from llmgine.cli.listing import Column, print_list
 from llmgine.cli.mcp_connect import connect_all, server_tools
 from llmgine.cli.mcp_target import servers_of
 from llmgine.cli.signals import until_stopped
-from llmgine.cli.stderr import notice, warn
+from llmgine.cli.stderr import notice, printable
 from llmgine.llm.tools.mcp.config import MCPServerConfig
 from llmgine.llm.tools.mcp.servers import MCPServerStatus
 
@@ -52,10 +54,17 @@ async def _list(servers: Mapping[str, MCPServerConfig], *, as_json: bool) -> int
     rows = [_Tried(name, config, statuses.get(name), problems.get(name, "")) for name, config in servers.items()]
     at_terminal = sys.stdout.isatty() and not as_json
     print_list(rows, _COLUMNS[:-1] if at_terminal else _COLUMNS, _as_data, as_json=as_json)
-    if at_terminal:
-        for problem in problems.values():  # in full, below the table
-            warn(problem)
+    if at_terminal and problems:
+        _print_below(problems.values())
     return ExitCode.FAILURE if problems else ExitCode.OK
+
+
+def _print_below(problems: Iterable[str]) -> None:
+    """Write in full what has no room in the table."""
+    grid = Table.grid(padding=(0, 1, 0, 0))
+    for problem in problems:
+        grid.add_row("-", Text(printable(problem)), style="red")
+    Console(highlight=False).print("", grid, sep="\n")
 
 
 def _state(row: _Tried) -> str:

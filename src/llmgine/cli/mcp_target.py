@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -20,9 +18,6 @@ __all__ = ["DEFAULT_FILES", "Target", "find_target", "servers_of"]
 DEFAULT_FILES = ("mcp.json", ".mcp.json")
 _FETCHING_S = 300.0
 """For commands like uvx and npx, which may have to fetch the server first, while somebody is watching."""
-
-_NETWORK = re.compile(r"(?i:(https?|all|no)_proxy)|SSL_CERT_(FILE|DIR)|REQUESTS_CA_BUNDLE|NODE_EXTRA_CA_CERTS")
-"""What these need to reach the network, and a server does not get otherwise."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +61,9 @@ def find_target(target: Target) -> tuple[str, MCPServerConfig]:
         ConfigurationError: there is no such server, or what is said of it is wrong.
     """
     if target.command:
-        return Path(target.command[0]).name, _started_by(target.command)
+        command, *arguments = target.command
+        config = MCPServerConfig(command=command, args=tuple(arguments), connect_timeout=_FETCHING_S)
+        return Path(command).name, config
     server = target.server or ""
     if server.startswith(("http://", "https://")):
         config = MCPServerConfig(url=server, headers=_headers(target.headers))
@@ -81,11 +78,6 @@ def find_target(target: Target) -> tuple[str, MCPServerConfig]:
         what = f"there is no server {server!r} in {file}" if server else f"name a server of {file}"
         raise ConfigurationError(f"{what}; {hint}")
     return server, servers[server]
-
-
-def _started_by(command: Sequence[str]) -> MCPServerConfig:
-    network = {name: value for name, value in os.environ.items() if _NETWORK.fullmatch(name)}
-    return MCPServerConfig(command=command[0], args=tuple(command[1:]), env=network, connect_timeout=_FETCHING_S)
 
 
 def _headers(given: Sequence[str]) -> dict[str, str]:

@@ -21,6 +21,7 @@ from rich.text import Text
 
 from llmgine.cli.markdown import Lines, MarkdownStream
 from llmgine.cli.stderr import printable
+from llmgine.cli.tool_progress import progress_of
 from llmgine.llm.approvals import ToolApprovalEndedEvent
 from llmgine.llm.engine import (
     EngineStatusEvent,
@@ -29,7 +30,7 @@ from llmgine.llm.engine import (
     PromptFailedEvent,
     TextChunkEvent,
 )
-from llmgine.llm.tools.tool_events import ToolCallEvent, ToolExecuteResultEvent
+from llmgine.llm.tools.tool_events import ToolCallEvent, ToolExecuteResultEvent, ToolProgressEvent
 from llmgine.messages import Event
 
 if TYPE_CHECKING:
@@ -80,6 +81,8 @@ class ReplyView:
             case ToolCallEvent():
                 self._settle()
                 self._running[event.tool_call_id] = shortened(f"{event.tool_name} {event.arguments}", 1)
+            case ToolProgressEvent() if event.tool_call_id in self._running:
+                self._running[event.tool_call_id] = shortened(progress_of(event), 1)
             case ToolExecuteResultEvent():
                 self._running.pop(event.tool_call_id, None)
                 self._console.print(_pane(event), *([] if self._running else [""]))

@@ -91,6 +91,22 @@ async def test_the_same_call_has_the_same_digest_however_it_is_written(manager: 
     assert (result.value, result.attempts, result.timed_out) == (2, 1, False)
 
 
+async def test_the_digest_is_that_of_the_arguments_as_they_were_prepared_whoever_changes_them(
+    manager: ToolManager,
+) -> None:
+    def change(path: list[str], by: dict[str, list[int]], x: int = 1) -> str:
+        x += 1
+        path.append("changed")
+        by["n"].clear()
+        return "changed"
+
+    manager.register_tool(change)
+    ready = prepared(manager, "change", '{"path": ["a"], "by": {"n": [1]}}')
+    await manager.run_prepared(ready)
+    ready.arguments["x"] = 2
+    assert ready.digest == call_digest("change", {"path": ["a"], "by": {"n": [1]}, "x": 1})
+
+
 def test_arguments_without_a_value_of_their_own_are_compared_as_they_were_sent(manager: ToolManager) -> None:
     manager.register_tool(opaque)
     one, same, other = (prepared(manager, "opaque", f'{{"it": "{text}"}}').digest for text in "aab")
@@ -150,6 +166,12 @@ async def test_what_needs_approval_is_run_only_by_whoever_has_seen_to_it(manager
     assert (result.attempts, result.arguments) == (0, {"x": 1, "y": 1})
     assert "not run" in await manager.execute_tool_call(asked)
     assert (await manager.run_prepared(prepared(manager, "add", '{"x": 1}'))).value == 2
+
+
+async def test_whether_a_call_needs_approval_may_depend_on_its_arguments(manager: ToolManager) -> None:
+    manager.register_tool(add, requires_approval=lambda arguments: arguments["x"] > 1)
+    assert (await manager.run(call("add", '{"x": 1}'))).value == 2
+    assert "a person has to agree to it" in (await manager.run(call("add", '{"x": 2}'))).content
 
 
 # Retries

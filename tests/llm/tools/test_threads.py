@@ -1,9 +1,13 @@
 import asyncio
 import concurrent.futures
+import gc
+import os
 import subprocess
 import sys
 import threading
+import weakref
 from contextvars import ContextVar
+from functools import partial
 
 import pytest
 
@@ -13,9 +17,11 @@ variable: ContextVar[str] = ContextVar("variable")
 
 
 async def test_the_function_runs_in_a_daemon_thread_of_the_given_name() -> None:
-    thread = await run_in_thread(threading.current_thread, "worker")
-    assert thread.name == "worker"
-    assert thread.daemon
+    def work() -> tuple[str, bool]:
+        thread = threading.current_thread()
+        return thread.name, thread.daemon
+
+    assert [await run_in_thread(work, name) for name in ("one", "other")] == [("one", True), ("other", True)]
 
 
 async def test_the_function_sees_the_callers_context_and_cannot_change_it() -> None:
@@ -87,6 +93,89 @@ def test_a_thread_may_outlive_its_loop() -> None:
     release.set()
     threads[0].join(10)  # an exception in the thread would fail the test
     assert not threads[0].is_alive()
+
+
+async def test_a_thread_that_has_finished_is_used_again() -> None:
+    first = await run_in_thread(threading.current_thread, "worker")
+    assert await run_in_thread(threading.current_thread, "worker") is first
+
+
+async def test_calls_at_the_same_time_have_a_thread_each_and_few_are_kept_afterwards() -> None:
+    calls = 20
+    together = threading.Barrier(calls)
+
+    def work() -> threading.Thread:
+        together.wait(10)
+        return threading.current_thread()
+
+    threads = await asyncio.gather(*(run_in_thread(work, "worker") for _ in range(calls)))
+    assert len({*threads}) == calls
+    kept = [await run_in_thread(threading.current_thread, "worker") for _ in range(calls)]
+    assert {*kept} <= {*threads}
+    assert sum(_ends(thread) for thread in threads) >= calls - 8
+
+
+def _ends(thread: threading.Thread) -> bool:
+    thread.join(0.2)
+    return not thread.is_alive()
+
+
+async def test_a_thread_whose_caller_has_gone_ends_and_is_not_used_again() -> None:
+    release, threads = threading.Event(), list[threading.Thread]()
+
+    def work() -> None:
+        threads.append(threading.current_thread())
+        release.wait(10)
+
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.05):
+            await run_in_thread(work, "worker")
+    other = await run_in_thread(threading.current_thread, "worker")
+    release.set()
+    assert _ends(threads[0])
+    assert threads[0] is not other
+
+
+async def test_a_thread_that_waits_for_the_next_call_keeps_nothing_of_the_last_alive() -> None:
+    class Result:
+        pass
+
+    made: list[weakref.ref[Result]] = []
+
+    def make(given: Result) -> Result:
+        made.append(weakref.ref(given))
+        return given
+
+    await run_in_thread(partial(make, Result()), "worker")
+    for _ in range(100):  # the thread is a step behind
+        gc.collect()
+        if made[0]() is None:
+            break
+        await asyncio.sleep(0.01)
+    assert made[0]() is None
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+def test_a_forked_process_has_threads_of_its_own() -> None:
+    program = """
+import asyncio, os, threading
+from llmgine.llm.tools.threads import run_in_thread
+
+async def main():
+    async with asyncio.timeout(10):
+        await run_in_thread(threading.current_thread, "worker")
+
+asyncio.run(main())
+child = os.fork()
+if child == 0:
+    asyncio.run(main())
+    os._exit(7)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    finished = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", program], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert finished.stdout == "7\n"
 
 
 def test_a_thread_that_hangs_does_not_keep_the_interpreter_from_exiting() -> None:

@@ -7,6 +7,7 @@ import sys
 import threading
 import weakref
 from collections.abc import Iterator
+from contextlib import suppress
 from contextvars import ContextVar
 from enum import Enum
 from typing import Any
@@ -432,6 +433,82 @@ async def test_a_cancellation_that_is_the_tools_own_is_its_failure(manager: Tool
     for name in ("give_up", "fail", "fail_in_thread"):
         text = f"Error executing {name}: asyncio.exceptions.CancelledError"
         assert await manager.execute_tool_call(call(name)) == text
+
+
+async def test_what_an_async_tool_sets_in_its_context_stays_there(manager: ToolManager) -> None:
+    @manager.register_tool
+    async def work() -> str:
+        seen = request_id.get()
+        request_id.set("changed")
+        return seen
+
+    request_id.set("set")
+    assert (await manager.run(call("work"))).value == "set"
+    assert request_id.get() == "set"
+
+
+async def test_a_cancellation_before_a_tool_has_begun_is_one(manager: ToolManager) -> None:
+    begun = False
+
+    @manager.register_tool
+    async def work() -> None:
+        nonlocal begun
+        begun = True
+
+    running = asyncio.create_task(manager.run(call("work")))
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    stopping = asyncio.current_task()
+    assert stopping is not None
+    stopping.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await manager.run(call("work"))
+    stopping.uncancel()
+    assert not begun
+
+
+async def test_who_was_cancelled_before_and_went_on_may_use_tools(manager: ToolManager) -> None:
+    @manager.register_tool
+    async def work() -> str:
+        await asyncio.sleep(0)
+        return "done"
+
+    async def save_what_there_is() -> Any:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            return (await manager.run(call("work"))).value
+
+    saving = asyncio.create_task(save_what_there_is())
+    await asyncio.sleep(0)
+    saving.cancel()
+    assert await saving == "done"
+
+
+async def test_a_timeout_while_the_tool_cleans_up_after_the_callers_cancellation_is_the_callers(
+    manager: ToolManager,
+) -> None:
+    cleaned = False
+    started = asyncio.Event()
+
+    async def work() -> None:
+        nonlocal cleaned
+        started.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            with suppress(asyncio.CancelledError):
+                await asyncio.Event().wait()  # until the time is over
+            cleaned = True
+
+    manager.register_tool(work, timeout=0.05)
+    running = asyncio.create_task(manager.run(call("work")))
+    await started.wait()
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert cleaned
 
 
 def test_a_manager_may_be_used_in_one_loop_after_another_and_keeps_none() -> None:

@@ -15,6 +15,8 @@ from pydantic_core import PydanticSerializationError, to_jsonable_python
 __all__ = ["Effect", "call_digest", "canonical_json", "digest_of", "effect_key"]
 
 _JSON = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
+_PLAIN = frozenset({str, int, float, bool, type(None)})
+_SECRETS = (Secret, SecretStr, SecretBytes)
 
 
 class Effect(StrEnum):
@@ -80,9 +82,11 @@ def _dump(value: Any) -> str:
 
 
 def _canonical(value: Any) -> Any:
+    if type(value) in _PLAIN:  # as most are
+        return value
     if isinstance(value, Enum):
         value = value.value
-    elif isinstance(value, Secret | SecretStr | SecretBytes):  # whose own JSON is the same for all of them
+    elif isinstance(value, _SECRETS):  # whose own JSON is the same for all of them
         value = value.get_secret_value()
     elif isinstance(value, BaseModel):
         value = dict(value)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from llmgine.llm.tools.effects import canonical_json, digest_of, effect_key
@@ -25,13 +26,11 @@ class PreparedCall:
     sent: dict[str, Any]
     """As the model sent them: JSON data."""
     canonical: str
-    """The arguments as one JSON text, for `effect_key`."""
-    digest: str
-    """SHA-256 of the tool and the arguments, in hexadecimal: what an agreement holds for."""
+    """The arguments as one JSON text, for `effect_key`: as they were when the call was prepared."""
 
     @classmethod
     def of(cls, call: ToolCall, tool: Tool, sent: dict[str, Any]) -> PreparedCall:
-        """Check the arguments and make their digest.
+        """Check the arguments.
 
         Raises:
             ToolValidationError: they do not fit.
@@ -42,14 +41,20 @@ class PreparedCall:
             canonical = canonical_json(arguments)
         except TypeError:  # objects of the application's that have no value: what made them has
             canonical = canonical_json(sent)
-        return cls(call, tool, arguments, sent, canonical, digest_of(tool.name, canonical))
+        return cls(call, tool, arguments, sent, canonical)
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the tool and the arguments, in hexadecimal: what an agreement holds for."""
+        return digest_of(self.tool.name, self.canonical)
 
 
 def effect_keys(run_id: str, step: int, calls: Iterable[PreparedCall]) -> list[str]:
     """Return the keys of the effects of one turn's calls, in their order, as `effect_key` makes them."""
-    seen: Counter[str] = Counter()
+    seen: Counter[tuple[str, str]] = Counter()
     keys: list[str] = []
     for prepared in calls:
-        keys.append(effect_key(run_id, step, prepared.tool.name, prepared.canonical, seen[prepared.digest]))
-        seen[prepared.digest] += 1
+        same = prepared.tool.name, prepared.canonical
+        keys.append(effect_key(run_id, step, *same, seen[same]))
+        seen[same] += 1
     return keys

@@ -179,7 +179,7 @@ class Tool:
         """Whether a call that is cancelled ends, which a thread does not."""
         return self.is_async or self.in_process
 
-    @property
+    @functools.cached_property
     def is_async(self) -> bool:
         """Whether it is a coroutine function, which needs no thread."""
         return inspect.iscoroutinefunction(self.function) or inspect.iscoroutinefunction(type(self.function).__call__)

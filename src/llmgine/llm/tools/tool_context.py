@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Coroutine, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from threading import Event as Flag
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from llmgine.errors import BlockingCallError
@@ -45,14 +44,13 @@ class ToolContext:
     """The same for all attempts at one effect, across retries and restarts."""
     traceparent: str | None = None
     """The span of the call (W3C Trace Context), where it is traced."""
-    _ended: Flag = field(default_factory=Flag, repr=False, compare=False)
     _loop: asyncio.AbstractEventLoop | None = field(default=None, repr=False, compare=False)
     _clock: AttemptClock | None = field(default=None, repr=False, compare=False)
 
     @property
     def cancelled(self) -> bool:
         """Whether nobody waits for the result any more. A thread cannot be stopped: it has to look here."""
-        return self._ended.is_set()
+        return self._clock is not None and self._clock.ended
 
     async def publish(self, event: Event) -> None:
         """Publish an event in the session of the call, and wait until it is handled. Without a bus, do nothing."""

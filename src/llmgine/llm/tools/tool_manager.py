@@ -10,10 +10,17 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import Any, TypeVar, Unpack
+from typing import Any, TypeVar, Unpack, cast
 
 from llmgine.bus.replay import tools_are_off
-from llmgine.errors import ConfigurationError, MCPConnectionError, ToolTimeoutError, ToolValidationError
+from llmgine.errors import (
+    ConfigurationError,
+    MCPConnectionError,
+    MissingExtraError,
+    ToolTimeoutError,
+    ToolValidationError,
+)
+from llmgine.llm.approvals.requirement import needs_approval
 from llmgine.llm.tools.attempt import Outcome, run_attempt, told
 from llmgine.llm.tools.injection import Factory
 from llmgine.llm.tools.mcp.config import MCPServerConfig
@@ -42,10 +49,10 @@ class ToolManager:
     """Registers functions as tools and runs the calls that a model makes.
 
     Coroutine functions run in the event loop; at their timeout they are cancelled, and waited for until they have
-    cleaned up. Any other function runs in a daemon thread of its own, so it never blocks the loop. As threads cannot be
-    stopped, one that times out or whose caller is cancelled runs on, but nothing waits for it any more: it counts
-    towards no limit and does not keep the interpreter from exiting. With `in_process`, a function of either kind runs
-    in a process of its own, which is killed.
+    cleaned up. Any other function runs in a daemon thread that it has to itself, so it never blocks the loop. As
+    threads cannot be stopped, one that times out or whose caller is cancelled runs on, but nothing waits for it any
+    more: it counts towards no limit and does not keep the interpreter from exiting. With `in_process`, a function of
+    either kind runs in a process of its own, which is killed.
 
     Args:
         chat_history: The conversation that the calls belong to, for tools to read. The manager never writes to it.
@@ -195,12 +202,17 @@ class ToolManager:
             ConfigurationError: the options contradict each other, or there is a server of that name already.
         """
         config = MCPServerConfig(
-            command=command or "", args=tuple(args), env=env or {}, url=url or "", headers=headers or {}, **options
+            command=command or "",
+            args=cast("tuple[str, ...]", args),  # which makes it one, unless it is a text
+            env=env or {},
+            url=url or "",
+            headers=headers or {},
+            **options,
         )
-        if not await self.initialize_mcp():
-            return False
         try:
             await self.mcp.connect(server_name, config)
+        except MissingExtraError:
+            return await self.mcp.load()  # which says so
         except MCPConnectionError as exc:
             logger.error("%s Its tools are not there.", exc)  # noqa: TRY400  # where it comes from helps nobody
             return False
@@ -225,12 +237,12 @@ class ToolManager:
     async def run(self, call: ToolCall, context: ToolContext | None = None) -> ToolResult:
         """Prepare a call and run it. Whatever goes wrong is in the result; only a cancellation is raised.
 
-        A tool that requires approval is not run: there is nobody here to ask.
+        A call that requires approval is not run: there is nobody here to ask.
         """
         prepared = self.prepare(call)
         if isinstance(prepared, ToolResult):
             return prepared
-        if prepared.tool.requires_approval:
+        if needs_approval(prepared):
             text = f"Error executing {call.name}: not run, because a person has to agree to it and has not been asked."
             return self._refused(call, text, prepared.arguments)
         return await self.run_prepared(prepared, context)
@@ -268,23 +280,19 @@ class ToolManager:
                 same for each, and a new one if it has none. The rest of a call is filled in here.
         """
         tool = prepared.tool
-        context = context or ToolContext()
-        context = replace(
-            context,
-            tool_call_id=prepared.call.id,
-            tool_name=tool.name,
-            attempt=1,
-            idempotency_key=context.idempotency_key or new_id(),
-        )
+        if context is None:
+            context = ToolContext(idempotency_key=new_id())
+        elif not context.idempotency_key:
+            context = replace(context, idempotency_key=new_id())
         timeout = self.default_timeout_s if tool.timeout is None else tool.timeout
         dependencies = self._register.dependencies
-        outcome = Outcome(error=ToolTimeoutError("not run, because no time was left", timeout=0.0))
+        outcome: Outcome | None = None
         attempts = 0
         duration = 0.0
         delay: float | None = None
         while True:
             async with self._turns.turn(tool):
-                latest = await run_attempt(prepared, context, dependencies, timeout)
+                latest = await run_attempt(prepared, context, dependencies, timeout, attempts + 1)
             if latest is None:
                 break
             outcome = latest
@@ -294,7 +302,8 @@ class ToolManager:
             if delay is None:
                 break
             await self._sleep(delay)
-            context = replace(context, attempt=attempts + 1)
+        if outcome is None:
+            outcome = Outcome(error=ToolTimeoutError("not run, because no time was left", timeout=0.0))
         text = outcome.text
         if outcome.error is not None:
             logger.debug("Tool %s failed", tool.name, exc_info=outcome.error)

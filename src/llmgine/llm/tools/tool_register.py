@@ -20,7 +20,10 @@ class ToolRegister:
 
     def __init__(self) -> None:
         self.dependencies = Dependencies()
+        self._places: dict[tuple[str, str], Sequence[Tool]] = {}
+        """What is offered, in order: a tool of the program's own at `("", name)`, a server's at `(server, "")`."""
         self._tools: dict[str, Tool] = {}
+        """Those of them that can be called, by their names."""
 
     @property
     def tools(self) -> tuple[Tool, ...]:
@@ -62,17 +65,40 @@ class ToolRegister:
                     f"There is a tool '{tool.name}' already. Give this one another name with name=, "
                     "or those of an object with prefix=."
                 )
+        self._places.update({("", tool.name): [tool] for tool in tools})
         self._tools.update({tool.name: tool for tool in tools})
 
+    def reserve(self, server: str) -> None:
+        """Keep a place for the tools of an MCP server, behind what there is; its own, if it has one."""
+        self._places.setdefault((server, ""), [])
+
+    def remove(self, server: str) -> None:
+        """Take away the tools of an MCP server, and its place."""
+        self._places.pop((server, ""), None)
+        self._tools = self._callable()
+
     def replace(self, server: str, tools: Sequence[Tool]) -> list[Tool]:
-        """Put the tools of an MCP server in the place of those that it had. Return those whose names others have."""
-        others = {name: tool for name, tool in self._tools.items() if tool.server != server}
-        new = {tool.name: tool for tool in tools if tool.name not in others}
-        before = [tool.server for tool in self.tools]
-        place = before.index(server) if server in before else len(others)
-        pairs = list(others.items())
-        self._tools = dict([*pairs[:place], *new.items(), *pairs[place:]])
-        return [tool for tool in tools if tool.name in others]
+        """Put the tools of an MCP server in the place of those that it had.
+
+        Of two tools with one name, the program's own can be called, or else that of the server with the earlier place:
+        it does not matter which one came up first. Return those that cannot be called because of this.
+        """
+        before = self._tools
+        own_place = (server, "")
+        self._places = {place: old for place, old in self._places.items() if place[0] != server or place == own_place}
+        self._places[own_place] = tools
+        self._tools = self._callable()
+        others = [tool for tool in before.values() if tool.server != server]
+        return [tool for tool in (*tools, *others) if self._tools[tool.name] is not tool]
+
+    def _callable(self) -> dict[str, Tool]:
+        own = {tool.name for (server, _), tools in self._places.items() if not server for tool in tools}
+        found: dict[str, Tool] = {}
+        for (server, _), tools in self._places.items():
+            for tool in tools:
+                if not server or tool.name not in own:
+                    found.setdefault(tool.name, tool)
+        return found
 
     def is_of(self, name: str, server: str) -> bool:
         """Return whether a tool is one of an MCP server's."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 from llmgine.llm.tools.tool import Tool
 
@@ -18,19 +18,14 @@ class Turns:
         self._places = places
         self._loops: dict[asyncio.AbstractEventLoop, dict[str, asyncio.Semaphore]] = {}
 
-    @asynccontextmanager
-    async def turn(self, tool: Tool) -> AsyncGenerator[None, None]:
+    def turn(self, tool: Tool) -> AbstractAsyncContextManager[None]:
         """Wait for a place, and keep it until the end of the block."""
         semaphores = self._semaphores()
         if tool.max_concurrency is None:
-            async with semaphores[""]:
-                yield
-            return
+            return semaphores[""]
         if tool.name not in semaphores:
             semaphores[tool.name] = asyncio.Semaphore(tool.max_concurrency)
-        # The tool's own first: who waits for that must not hold a place that others could use.
-        async with semaphores[tool.name], semaphores[""]:
-            yield
+        return _both(semaphores[tool.name], semaphores[""])
 
     def _semaphores(self) -> dict[str, asyncio.Semaphore]:
         """Return those of the running loop, by the name of the tool; "" is the one for all."""
@@ -40,3 +35,10 @@ class Turns:
                 del self._loops[other]
             self._loops[loop] = {"": asyncio.Semaphore(self._places)}
         return self._loops[loop]
+
+
+@asynccontextmanager
+async def _both(own: asyncio.Semaphore, common: asyncio.Semaphore) -> AsyncGenerator[None, None]:
+    # The tool's own first: who waits for that must not hold a place that others could use.
+    async with own, common:
+        yield

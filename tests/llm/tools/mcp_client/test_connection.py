@@ -63,16 +63,20 @@ async def test_a_call_that_times_out_is_cancelled_on_the_server(raw: Connect) ->
     assert len(json.loads((await run(tools, "cancelled")).content)) == 1
 
 
-async def test_a_call_that_is_cancelled_before_it_is_sent_is_never_sent(raw: Connect) -> None:
+async def test_a_request_that_is_cancelled_before_it_is_sent_is_never_sent(raw: Connect) -> None:
     tools = await raw()
-    call = asyncio.create_task(run(tools, "hang"))
-    connection = tools.mcp._server("raw").connection
-    while not connection._queue:  # noqa: ASYNC110  # a moment that nobody tells of
-        await asyncio.sleep(0)
-    call.cancel()
+    sent: list[object] = []
+
+    async def work(client: object) -> None:
+        sent.append(client)
+
+    request = asyncio.create_task(tools.mcp._server("raw").connection.request(work))
+    await asyncio.sleep(0)  # it has been handed over, and has not begun
+    request.cancel()
     with pytest.raises(asyncio.CancelledError):
-        await call
-    assert json.loads((await run(tools, "called")).content) == ["called"]
+        await request
+    await run(tools, "echo", n=1)
+    assert not sent
 
 
 async def test_a_server_may_be_ended_while_it_is_being_connected(
@@ -132,7 +136,7 @@ def test_a_server_ends_with_its_event_loop_and_can_be_registered_in_another() ->
 
 async def test_a_request_that_has_not_begun_when_the_connection_ends_is_answered() -> None:
     client: Any = None
-    life = Life("raw", client, lambda: None)
+    life = Life("raw", client, lambda: None, str)
     answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     async def work(_: object) -> None:
@@ -155,7 +159,7 @@ async def test_a_server_that_dies_in_mid_call_fails_the_call_with_what_happened_
     result = await run(tools, "die")
     assert not result.succeeded
     assert "MCP server 'raw'" in result.content
-    assert "has ended (exit code 7)" in result.content
+    assert "has ended with exit code 7" in result.content
     assert "hunter2" not in result.content  # what it wrote is for the log, not for models
     assert "It wrote: password=hunter2 and then the roof fell in" in tools.mcp.status("raw").last_error
     assert (await run(tools, "starts")).content == "2"
@@ -206,7 +210,7 @@ async def test_a_server_that_dies_while_nobody_calls_is_there_again(raw: Connect
     os.kill(pid, 9)
     while tools.mcp.status("raw").restarts == 0:  # noqa: ASYNC110  # the bus would tell
         await asyncio.sleep(0.01)
-    assert "ended by SIGKILL" in tools.mcp.status("raw").last_error
+    assert "has ended by SIGKILL" in tools.mcp.status("raw").last_error
     assert (await run(tools, "starts")).content == "2"
 
 
@@ -260,8 +264,7 @@ async def test_a_server_that_dies_again_and_again_is_given_up_and_tried_once_for
     tools = await raw("--state", str(state), "--until", "2")
     assert "exit code 7" in (await run(tools, "die")).content
     result = await run(tools, "echo", n=1)
-    assert "cannot be reached" in result.content
-    assert "exit code 3" in result.content
+    assert "has ended with exit code 3 before it answered" in result.content
     assert "It wrote: I cannot go on" in tools.mcp.status("raw").last_error
     assert tools.mcp.status("raw").state is State.FAILED
     assert state.read_text() == str(1 + RESTARTS.max_retries)
@@ -321,8 +324,10 @@ async def test_a_server_that_never_comes_up_is_told_with_what_it_wrote(caplog: p
     [record] = [record for record in caplog.records if record.levelno == logging.ERROR]
     assert "MCP server 'broken'" in record.message
     assert sys.executable in record.message
-    assert "exit code 1" in record.message
-    assert "It wrote: ModuleNotFoundError: no module named that" in record.message
+    assert (
+        "has ended with exit code 1 before it answered. It wrote: ModuleNotFoundError: no module named that"
+        in record.message
+    )
     assert tools.tools == ()
     assert tools.mcp.names == ()
 
@@ -330,9 +335,30 @@ async def test_a_server_that_never_comes_up_is_told_with_what_it_wrote(caplog: p
 async def test_a_program_that_is_not_there_is_told(caplog: pytest.LogCaptureFixture) -> None:
     tools = ToolManager()
     assert not await tools.register_mcp_server("absent", "no-such-program-anywhere")
-    assert "no-such-program-anywhere: No such file or directory" in caplog.text
+    assert "cannot be started: there is no program 'no-such-program-anywhere'." in caplog.text
     assert not await tools.register_mcp_server("nowhere", "true", cwd="/no/such/folder")
-    assert "/no/such/folder" in caplog.text
+    assert "cannot be started: there is no folder '/no/such/folder'." in caplog.text
+
+
+async def test_programs_are_looked_for_where_the_server_would(manager: ToolManager, tmp_path: Path) -> None:
+    program = tmp_path / "bin" / "theirs"
+    program.parent.mkdir()
+    program.write_text("#!/bin/sh\nexit 3\n")
+
+    async def tried(command: str, **options: Any) -> str:
+        with pytest.raises(MCPConnectionError) as caught:
+            await manager.mcp.connect("x", MCPServerConfig(command=command, **options))
+        return str(caught.value).partition(") ")[2]
+
+    assert await tried("bin/theirs", cwd=str(tmp_path)) == "cannot be started: 'bin/theirs' is not executable."
+    program.chmod(0o755)
+    ran = "has ended with exit code 3 before it answered."
+    assert await tried("theirs") == "cannot be started: there is no program 'theirs'."
+    assert await tried("./theirs", cwd=str(tmp_path)) == "cannot be started: there is no program './theirs'."
+    assert await tried("theirs", env={"PATH": str(program.parent)}) == ran
+    assert await tried("theirs", env={"PATH": "bin"}, cwd=str(tmp_path)) == ran
+    assert await tried("bin/theirs", cwd=str(tmp_path)) == ran
+    assert await tried(str(program)) == ran
 
 
 async def test_a_server_that_does_not_answer_is_given_as_long_as_it_may_take(caplog: pytest.LogCaptureFixture) -> None:

@@ -7,13 +7,19 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
+from typing import Any
 
+import httpx2
 import pytest
 from raw_mcp import run
 
 from llmgine.bus import MessageBus
+from llmgine.errors import MCPConnectionError
 from llmgine.llm.tools import ToolManager
+from llmgine.llm.tools.mcp import MCPServerConfig
 from llmgine.llm.tools.mcp.connection import State
 from llmgine.llm.tools.mcp.events import MCPToolsChangedEvent
 
@@ -44,6 +50,68 @@ def server() -> Iterator[Server]:
     server = Server()
     yield server
     server.kill()
+
+
+class _Answering(BaseHTTPRequestHandler):
+    """Answers every message with a status, and no more."""
+
+    status = 200
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["content-length"]))
+        self.send_response(self.status)
+        self.send_header("content-length", "0")
+        self.end_headers()
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002  # its name there
+        pass
+
+
+@pytest.fixture
+def refusing() -> Iterator[str]:
+    """Where somebody answers who is no MCP server."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Answering) as http:
+        thread = Thread(target=http.serve_forever, args=(0.01,))
+        thread.start()
+        yield f"http://127.0.0.1:{http.server_port}/mcp"
+        http.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize(
+    ("status", "told"),
+    [
+        (401, "refuses: HTTP 401 Unauthorized: it wants a token that it knows, in headers (Authorization)."),
+        (403, "refuses: HTTP 403 Forbidden: the token in headers (Authorization) gives no right to this, or there is"),
+        (404, "refuses: HTTP 404 Not Found: this may not be the path at which it speaks MCP, such as /mcp."),
+        (405, "refuses: HTTP 405 Method Not Allowed: this may not be the path"),
+        (503, "refuses: HTTP 503 Service Unavailable."),
+        (599, "refuses: HTTP 599."),
+    ],
+)
+async def test_a_refusal_is_told_with_its_status_and_what_can_be_done(
+    manager: ToolManager, refusing: str, monkeypatch: pytest.MonkeyPatch, status: int, told: str
+) -> None:
+    monkeypatch.setattr(_Answering, "status", status)
+    with pytest.raises(MCPConnectionError) as caught:
+        await manager.mcp.connect("web", MCPServerConfig(url=refusing))
+    assert f"MCP server 'web' ({refusing}) {told}" in str(caught.value)
+
+
+async def test_a_call_that_is_refused_is_told_with_its_status(
+    manager: ToolManager, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Stray(httpx2.AsyncClient):
+        async def send(self, request: httpx2.Request, **more: Any) -> httpx2.Response:
+            if b"tools/call" in request.content:
+                request.headers["host"] = "example.com"  # which the server says is not its name
+            return await super().send(request, **more)
+
+    monkeypatch.setattr(httpx2, "AsyncClient", Stray)
+    assert await manager.register_mcp_server("web", url=server.url)
+    result = await run(manager, "pid")
+    assert result.content == "Error executing pid: MCP server 'web' refuses: HTTP 421 Misdirected Request"
+    assert manager.mcp.status("web").restarts == 0
 
 
 async def test_headers_are_sent_and_changes_are_heard(manager: ToolManager, server: Server) -> None:

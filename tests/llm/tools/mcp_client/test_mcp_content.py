@@ -79,6 +79,25 @@ def test_a_picture_is_as_conversations_have_it() -> None:
     assert part == {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{DATA}"}}
 
 
-def test_a_failure_is_what_the_server_says_of_it() -> None:
-    assert failure_of(result(TEXT, is_error=True)) == "a text"
-    assert failure_of(result(is_error=True)) == "it failed, and the server does not say why"
+def test_what_is_beside_structured_content_is_not_lost() -> None:
+    found = returned(result(TEXT, IMAGE, structured_content={"x": 1}))
+    assert found.value == [
+        {"type": "structured_content", "structured_content": {"x": 1}},
+        {"type": "text", "text": "a text"},
+        {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{DATA}"}},
+    ]
+    assert found.text == "a text\n[an image, image/png, 5 bytes, which cannot be shown here]"
+
+
+@pytest.mark.parametrize(
+    "said",
+    ["no tea", "Error: no tea", "Error executing buy: no tea", "Error executing tool buy: no tea"],
+)
+def test_a_failure_is_what_the_server_says_of_it_but_not_that_it_is_one(said: str) -> None:
+    assert failure_of(result(TextContent(text=said), is_error=True), "buy") == "no tea"
+
+
+def test_a_failure_may_be_unexplained_and_another_tools_is_told_whole() -> None:
+    assert failure_of(result(is_error=True), "buy") == "it failed, and the server does not say why"
+    other = "Error executing sell: no tea"
+    assert failure_of(result(TextContent(text=other), is_error=True), "buy") == other

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 import subprocess
 import sys
 from pathlib import Path
@@ -15,10 +16,12 @@ from mcp.server.mcpserver import Context, MCPServer
 from raw_mcp import Connect, config, run
 
 from llmgine.bus import MessageBus
-from llmgine.llm.tools import Effect, ToolCall, ToolContext, ToolManager
-from llmgine.llm.tools.mcp import MCPServerConfig
+from llmgine.errors import ConfigurationError, MCPConnectionError
+from llmgine.llm.tools import Effect, ToolCall, ToolContext, ToolManager, mcp
+from llmgine.llm.tools.mcp import MCPServerConfig, process_pipes
 from llmgine.llm.tools.mcp.events import MCPToolsChangedEvent
 from llmgine.llm.tools.mcp.names import model_names
+from llmgine.llm.tools.mcp.server_tools import ServerTools
 from llmgine.llm.tools.tool_events import ToolProgressEvent
 from llmgine.messages import Command, SessionID
 
@@ -45,6 +48,95 @@ async def test_local_tools_come_first_and_servers_in_the_order_of_their_registra
     assert not manager.is_local_tool("nothing")
     await manager.mcp.disconnect("b")
     assert [tool.name for tool in manager.tools] == ["a_echo", "a_starts", "_local"]
+
+
+def _named(name: str, tool: str) -> MCPServer:
+    server = MCPServer(name)
+    server.add_tool(_local, name=tool)
+    return server
+
+
+@pytest.mark.parametrize("others_first", [False, True])
+async def test_servers_that_are_connected_at_the_same_time_are_in_the_order_of_their_registration(
+    manager: ToolManager, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, *, others_first: bool
+) -> None:
+    up = {name: asyncio.Event() for name in "abc"}
+    connected = ServerTools.connected
+
+    async def when_told(tools: ServerTools, client: Any) -> None:
+        await up[tools._name].wait()
+        await connected(tools, client)
+
+    monkeypatch.setattr(ServerTools, "connected", when_told)
+    configs = {"a": _named("a", "same"), "b": _named("b", "same"), "c": _named("c", "last")}
+    connecting = {
+        name: asyncio.create_task(manager.mcp.connect(name, MCPServerConfig(server=server)))
+        for name, server in configs.items()
+    }
+    manager.register_tool(_local, name="before_all")
+    for name in reversed(up) if others_first else up:
+        up[name].set()
+        await connecting[name]
+    assert manager.mcp.names == ("a", "b", "c")
+    assert [tool.name for tool in manager.tools if tool.server] == ["same", "last"]
+    assert manager.tool_info("same")["server"] == "a"
+    assert [manager.mcp.status(name).tools for name in "abc"] == [("same",), (), ("last",)]
+    assert caplog.text.count("The tool 'same' of MCP server 'b' is left out") == 1
+    await manager.mcp.disconnect("a")
+    assert manager.tool_info("same")["server"] == "b"
+    assert manager.mcp.status("b").tools == ("same",)
+
+
+async def test_a_server_that_did_not_come_up_leaves_no_place_behind(manager: ToolManager) -> None:
+    assert not await manager.register_mcp_server("a", "no-such-program")
+    await manager.mcp.connect("b", config(include=("echo",)))
+    await manager.mcp.connect("a", config(include=("starts",)))
+    assert [tool.name for tool in manager.tools] == ["echo", "starts"]
+
+
+async def test_arguments_of_a_program_in_one_text_are_refused(manager: ToolManager) -> None:
+    with pytest.raises(ConfigurationError, match="args must be a list of texts, not one text"):
+        await manager.register_mcp_server("x", "true", "a b")
+
+
+async def test_what_a_server_is_and_can_do_is_told(raw: Connect) -> None:
+    servers = (await raw(include=("echo",), prefix="raw_")).mcp
+    status = servers.status("raw")
+    assert status.server_info == {"name": "raw", "version": "1"}
+    assert status.capabilities["tools"] == {"listChanged": True}
+    assert len(await servers.list_tools("raw")) > 20
+    assert status.tools == ("raw_echo",)
+
+
+async def test_a_server_gets_what_it_needs_to_reach_the_network_and_no_password(
+    manager: ToolManager, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    reaching = {
+        "https_proxy": "http://proxy:3128",
+        "NO_PROXY": "localhost,.example.com",
+        "SSL_CERT_FILE": "/x",
+        "REQUESTS_CA_BUNDLE": "/y",
+        "NODE_EXTRA_CA_CERTS": "/z",
+    }
+    secret = {"HTTP_PROXY": "http://ada:hunter2@proxy:3128", "ALL_PROXY": "hunter2@proxy", "OPENAI_API_KEY": "hunter2"}
+    for name, value in (reaching | secret).items():
+        monkeypatch.setenv(name, value)
+    caplog.set_level(logging.INFO, "llmgine.mcp")
+    given = {"ALL_PROXY": "as@given", "SSL_CERT_FILE": ""}
+    program = "import json, os, sys; sys.exit(json.dumps(dict(os.environ)))"
+    monkeypatch.setattr(process_pipes, "_LONGEST_SHOWN", 10_000)
+    telling = MCPServerConfig(command=sys.executable, args=("-S", "-c", program), env=given)
+    with pytest.raises(MCPConnectionError) as caught:
+        await manager.mcp.connect("env", telling)
+    found = json.loads(str(caught.value).partition("It wrote: ")[2])
+    assert {name: found.get(name) for name in reaching | secret} == {
+        **dict.fromkeys(secret),
+        **reaching,
+        **given,
+    }
+    assert caplog.messages == [
+        "MCP server 'env' does not get HTTP_PROXY, which has a password in it; give it in env.",
+    ]
 
 
 async def test_only_the_tools_that_are_wanted_are_there(raw: Connect) -> None:
@@ -247,6 +339,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from llmgine.bus import MessageBus
+from llmgine.errors import ConfigurationError, MCPConnectionError
 from llmgine.llm.tools import ToolManager
 from llmgine.messages import Command, SessionID
 from llmgine.observability import ObservabilityManager
@@ -464,12 +557,18 @@ def test_without_the_extra_there_is_one_warning_and_local_tools_work() -> None:
 import asyncio, logging, sys
 for name in ("mcp", "mcp_types", "jsonschema", "referencing", "httpx2", "anyio", "opentelemetry"):
     sys.modules[name] = None
+from llmgine.errors import MissingExtraError
 from llmgine.llm.tools import ToolCall, ToolManager
-logging.basicConfig(format="%(levelname)s %(message)s")
+from llmgine.llm.tools.mcp import MCPServerConfig
+logging.basicConfig(stream=sys.stdout, format="%(levelname)s %(message)s")
 tools = ToolManager()
 tools.register_tool(lambda: "here", name="local", description="")
 
 async def main():
+    try:
+        await tools.mcp.connect("a", MCPServerConfig(command="true"))
+    except MissingExtraError as error:
+        print(type(error).__name__)  # which says it, so that the log need not
     print(await tools.register_mcp_server("a", "true"), await tools.register_mcp_server("b", url="http://localhost/"))
     print(await tools.initialize_mcp(), await tools.execute_tool_call(ToolCall(id="1", name="local")))
     await tools.cleanup_mcp_servers()
@@ -477,8 +576,8 @@ async def main():
 asyncio.run(main())
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
-    assert done.stdout == "False False\nFalse here\n"
-    [warning] = done.stderr.splitlines()
+    first, warning, *more = done.stdout.splitlines()
+    assert (first, more) == ("MissingExtraError", ["False False", "False here"])
     assert warning.startswith("WARNING")
     assert "pip install 'llmgine[mcp]'" in warning
 
@@ -499,3 +598,8 @@ def _local() -> str:
 
 def _nothing() -> None:
     """Do nothing."""
+
+
+def test_what_users_need_is_in_one_place() -> None:
+    assert {name: getattr(mcp, name).__name__ for name in mcp.__all__} == {name: name for name in mcp.__all__}
+    assert "MCPToolContext" in mcp.__all__

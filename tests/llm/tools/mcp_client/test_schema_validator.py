@@ -4,6 +4,10 @@ import socket
 from typing import Any, NoReturn
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from jsonschema import Draft202012Validator  # type: ignore[import-untyped]
+from jsonschema.validators import validator_for  # type: ignore[import-untyped]
 
 from llmgine.errors import ToolValidationError
 from llmgine.llm.tools.mcp.schema_validator import SchemaValidator
@@ -31,6 +35,51 @@ def test_what_does_not_fit_is_told_with_its_place(arguments: dict[str, Any], pro
     with pytest.raises(ToolValidationError, match=r"^the arguments do not fit:") as caught:
         validate(POINT, arguments)
     assert problem in str(caught.value)
+
+
+NAMES = st.sampled_from(["a", "b", "c"])
+TYPES = st.sampled_from(["string", "integer", "number", "boolean", "null", "array"])
+ASKED = st.one_of(
+    st.booleans(),
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "type": st.one_of(TYPES, st.lists(TYPES, min_size=1, unique=True)),
+            "description": st.just("a thing"),
+            "enum": st.lists(st.integers(0, 2), unique=True),
+            "minLength": st.integers(0, 2),
+        },
+    ),
+)
+SCHEMAS = st.fixed_dictionaries(
+    {"properties": st.dictionaries(NAMES, ASKED)},
+    optional={
+        "type": st.sampled_from(["object", "array", ["object", "null"]]),
+        "required": st.lists(NAMES, unique=True),
+        "additionalProperties": st.one_of(st.booleans(), ASKED),
+        "maxProperties": st.integers(0, 3),
+        "$schema": st.sampled_from(["http://json-schema.org/draft-07/schema#", "https://example.com/own"]),
+    },
+)
+VALUES: st.SearchStrategy[Any] = st.one_of(
+    st.text("ab", max_size=2), st.integers(0, 3), st.sampled_from([0.5, 1.0, True, None, [], {}])
+)
+
+
+@given(SCHEMAS, st.dictionaries(NAMES, VALUES))
+@example({"$schema": "http://json-schema.org/draft-03/schema#", "required": True}, {"a": 1})
+@example({}, {})
+@example({"properties": {"a": {"type": "integer"}}}, {"a": True})
+@example({"properties": {"a": {"type": "integer", "enum": [1]}}}, {"a": 2})
+@example({"properties": {"a": {"type": "integer"}}, "maxProperties": 0}, {"a": 1})
+def test_it_says_what_json_schema_says(schema: dict[str, Any], arguments: dict[str, Any]) -> None:
+    kind = validator_for(schema, default=Draft202012Validator)
+    fits = SchemaValidator(schema)
+    if kind(schema).is_valid(arguments):
+        assert fits.validate(arguments) == arguments
+    else:
+        with pytest.raises(ToolValidationError, match=r"^the arguments do not fit:"):
+            fits.validate(arguments)
 
 
 def test_what_is_told_is_bounded() -> None:

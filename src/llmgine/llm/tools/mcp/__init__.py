@@ -9,12 +9,14 @@ if TYPE_CHECKING:
     from llmgine.llm.tools.mcp.file import read_mcp_file
     from llmgine.llm.tools.mcp.server import LLMgineMCPServer, create_llmgine_mcp_server
     from llmgine.llm.tools.mcp.servers import MCPServers, MCPServerStatus
+    from llmgine.llm.tools.mcp.serving.context import MCPToolContext
 
 __all__ = [
     "LLMgineMCPServer",
     "MCPServerConfig",
     "MCPServerStatus",
     "MCPServers",
+    "MCPToolContext",
     "create_llmgine_mcp_server",
     "expose",
     "read_mcp_file",
@@ -25,6 +27,7 @@ _MODULES = {
     "MCPServerConfig": "config",
     "MCPServerStatus": "servers",
     "MCPServers": "servers",
+    "MCPToolContext": "serving.context",
     "create_llmgine_mcp_server": "server",
     "expose": "command_tool",
     "read_mcp_file": "file",

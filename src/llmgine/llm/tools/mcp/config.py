@@ -33,7 +33,8 @@ class MCPServerConfig:
     """The program to start; or else `url`, or `server`."""
     args: tuple[str, ...] = ()
     env: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
-    """Environment variables, besides the few that every server gets (PATH, HOME and the like, no keys)."""
+    """Environment variables, besides the few that every server gets: PATH, HOME and the like, those about proxies and
+    certificates, no keys."""
     cwd: str | None = None
     """The folder that it runs in. Default: that of this process."""
 
@@ -167,7 +168,7 @@ def _check_seconds(name: str, given: object) -> None:
 def _texts(name: str, given: object, *, or_else: str = "") -> tuple[str, ...]:
     values = tuple(given) if isinstance(given, Collection) and not isinstance(given, str | Mapping) else (None,)
     if not all(isinstance(each, str) for each in values):
-        msg = f"{name} must be {or_else}a list of texts."
+        msg = f"{name} must be {or_else}a list of texts{', not one text' if isinstance(given, str) else ''}."
         raise ConfigurationError(msg)
     return cast("tuple[str, ...]", values)
 

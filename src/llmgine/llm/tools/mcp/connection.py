@@ -141,8 +141,11 @@ class Connection:
             raise self._closed()
         answer: asyncio.Future[T] = self._loop.create_future()
         request = Request(work, answer, copy_context())
-        self._queue.append(request)
-        self._news.set()
+        if self._life is None or self._over or self._queue:
+            self._queue.append(request)
+            self._news.set()
+        else:
+            self._life.send(request)
         try:
             return await answer
         except asyncio.CancelledError:
@@ -200,30 +203,32 @@ class Connection:
     async def _live(self) -> str:
         """Connect, and serve requests until the connection ends. Return why it has, or could not be made."""
         target = self.target
-        problem = "has ended"
+        failure: Exception | None = None
         try:
             self._connecting, self._over = True, False
             async with asyncio.timeout(target.connect_timeout) as limit, target.client(self._ended) as client:
                 await self._server.connected(client)
                 limit.reschedule(None)
                 self._connecting = False
-                self._life = Life(target.name, client, self._ended)
+                self._life = Life(target.name, client, self._ended, target.explained)
                 await self._serve(self._life)
         except Exception as exc:  # noqa: BLE001  # of the SDK, of httpx, of the system: whatever it is, it is over
-            problem = f"has been lost: {told(exc)}" if self._life is not None else f"cannot be reached: {told(exc)}"
-            if isinstance(exc, TimeoutError) and self._connecting:
-                problem = f"has not answered within {target.connect_timeout:g} seconds"
+            failure = exc
         finally:
+            reason = f"MCP {target.described} {self._problem(failure)}."
             self._connecting = False
-            if self._life is not None and self._life.problem:
-                problem = f"has been lost: {self._life.problem}"
-            ended = target.ended()
-            reason = f"MCP {target.described} {problem}{f' ({ended})' if ended else ''}."
             if self._life is not None:
                 lost = MCPConnectionLostError(reason, server=target.name)
                 await self._life.end(self._closed() if self._closing.is_set() else lost)
                 self._life = None
         return reason
+
+    def _problem(self, failure: Exception | None) -> str:
+        if self._life is not None:
+            return self.target.lost(self._life.problem or ("" if failure is None else told(failure)))
+        if isinstance(failure, TimeoutError) and self._connecting:
+            return f"has not answered within {self.target.connect_timeout:g} seconds"
+        return "has ended" if failure is None else self.target.not_reached(failure)
 
     async def _serve(self, life: Life) -> None:
         self.state = State.READY
@@ -237,6 +242,7 @@ class Connection:
                 self._news.clear()
                 await self._news.wait()
         finally:
+            self._over = True
             for task in keeping:  # before the client is left, in which they have things open
                 task.cancel()
 

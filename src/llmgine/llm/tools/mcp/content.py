@@ -15,19 +15,31 @@ __all__ = ["failure_of", "part_of", "returned", "text_of"]
 
 
 def returned(result: CallToolResult) -> ToolReturn:
-    """Return the structured content as the value where there is one, else the text, else the parts of the content."""
+    """Return the structured content as the value where there is one, else the text, else the parts of the content.
+
+    Where there is a picture or the like beside structured content, the value is the parts, and that the first of them.
+    """
     parts = [part_of(block) for block in result.content]
     text = text_of(parts)
-    if result.structured_content is not None:
-        return ToolReturn(result.structured_content, text or json.dumps(result.structured_content, ensure_ascii=False))
-    if all(part["type"] == "text" for part in parts):
-        return ToolReturn(text, text)
-    return ToolReturn(parts, text)
+    only_text = all(part["type"] == "text" for part in parts)
+    structured = result.structured_content
+    if structured is None:
+        return ToolReturn(text if only_text else parts, text)
+    value = structured if only_text else [{"type": "structured_content", "structured_content": structured}, *parts]
+    return ToolReturn(value, text or json.dumps(structured, ensure_ascii=False))
 
 
-def failure_of(result: CallToolResult) -> str:
-    """Return what the model reads about a tool that says that it has failed."""
-    return text_of(map(part_of, result.content)) or "it failed, and the server does not say why"
+def failure_of(result: CallToolResult, name: str) -> str:
+    """Return what the model reads about a tool that says that it has failed.
+
+    Args:
+        result: of the tool.
+        name: of the tool, on the server. That it is an error is said here, and need not be said by the server as well.
+    """
+    text = text_of(map(part_of, result.content))
+    for beginning in (f"Error executing {name}: ", f"Error executing tool {name}: ", "Error: "):
+        text = text.removeprefix(beginning)
+    return text or "it failed, and the server does not say why"
 
 
 def part_of(block: Any) -> dict[str, Any]:

@@ -6,9 +6,11 @@ import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from contextvars import Context
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from llmgine.errors import MCPConnectionError, MCPConnectionLostError, MCPError, MCPRequestError
+from llmgine.llm.tools.mcp.http_refusals import NO_SESSION, REFUSED
 
 if TYPE_CHECKING:
     from mcp import Client
@@ -19,8 +21,6 @@ _CLOSED = "Connection closed"
 """What the SDK says of a connection that has ended."""
 _BROKEN_OFF = "SSE stream"
 """How begins what it says of a request over HTTP that has broken off, be it alone or with the server."""
-_REFUSED = ("Session terminated", "Server returned an error response")
-"""What it says where HTTP itself refuses a request, as servers do that have been started anew and know no session."""
 _PING = 5.0
 """Seconds in which a server must say that it still knows the session."""
 
@@ -40,19 +40,21 @@ class Request:
 class Life:
     """Tasks that last no longer than the connection. Its owner begins and ends it."""
 
-    def __init__(self, server: str, client: Client, ended: Callable[[], None]) -> None:
+    def __init__(self, server: str, client: Client, ended: Callable[[], None], explained: Callable[[str], str]) -> None:
         """Begin.
 
         Args:
             server: its name.
             client: has been entered.
             ended: is called when a request finds out that the connection has ended.
+            explained: says better what the SDK says of a failure.
         """
         self.client = client
         self.problem = ""
         """Why it has ended, if a request has found that out."""
         self._server = server
         self._ended = ended
+        self._explained = explained
         self._requests: set[Request] = set()
         """Sent and not answered."""
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -70,11 +72,15 @@ class Life:
 
     def send(self, request: Request) -> None:
         """Have a request done, unless who asked has been cancelled."""
-        if request.answer.done():
-            return
         self._requests.add(request)
-        request.task = self.start(self._answer(request), request.context)
-        request.task.add_done_callback(lambda _: self._requests.discard(request) if request.answer.done() else None)
+        request.task = asyncio.get_running_loop().create_task(self._answer(request), context=request.context)
+        self._tasks.add(request.task)
+        request.task.add_done_callback(partial(self._answered, request))
+
+    def _answered(self, request: Request, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if request.answer.done():
+            self._requests.discard(request)
 
     async def end(self, error: MCPConnectionError) -> None:
         """Return when nothing runs any more. What has no answer fails."""
@@ -89,6 +95,8 @@ class Life:
     async def _answer(self, request: Request) -> None:
         """Do what was asked. Where the connection breaks off, the answer is left to the owner, who knows why."""
         answer = request.answer
+        if answer.done():
+            return
         try:
             value = await request.work(self.client)
         except Exception as exc:  # noqa: BLE001  # of the SDK, of pydantic: for who asked to see
@@ -116,7 +124,9 @@ class Life:
         elif exc.message.startswith(_BROKEN_OFF):
             error = MCPConnectionLostError(f"MCP server '{name}' has broken off: {exc.message}", server=name)
         else:
-            error = MCPRequestError(f"MCP server '{name}' refuses: {exc.message}", code=exc.code, server=name)
+            error = MCPRequestError(
+                f"MCP server '{name}' refuses: {self._explained(exc.message)}", code=exc.code, server=name
+            )
         error.__cause__ = exc
         return error
 
@@ -129,7 +139,7 @@ class Life:
         if message == _CLOSED:
             return code == CONNECTION_CLOSED
         has_session = self.client.protocol_version in HANDSHAKE_PROTOCOL_VERSIONS
-        if not (has_session and message.startswith((_BROKEN_OFF, *_REFUSED))):
+        if not (has_session and message.startswith((_BROKEN_OFF, NO_SESSION, REFUSED))):
             return False
         try:
             async with asyncio.timeout(_PING):

@@ -23,6 +23,16 @@ async def after_visits(client: Client, call: Callable[[], Awaitable[T]]) -> T:
 
     Raises whatever the call does, which has done nothing yet where it is refused so.
     """
+    try:
+        return await call()
+    except Exception as exc:
+        if not await _visited(client, exc):
+            raise
+    return await call()
+
+
+async def _visited(client: Client, exc: Exception) -> bool:
+    """Return whether that is a refusal for the sake of pages, and a person agrees to visit them all."""
     from mcp import MCPError
     from mcp.client.session import ClientRequestContext
     from mcp.shared.exceptions import UrlElicitationRequiredError
@@ -30,20 +40,17 @@ async def after_visits(client: Client, call: Callable[[], Awaitable[T]]) -> T:
     from mcp_types.jsonrpc import URL_ELICITATION_REQUIRED
     from pydantic import ValidationError
 
+    if not isinstance(exc, MCPError) or exc.code != URL_ELICITATION_REQUIRED:
+        return False
     try:
-        return await call()
-    except MCPError as refused:
-        if refused.code != URL_ELICITATION_REQUIRED:
-            raise
-        try:
-            pages = UrlElicitationRequiredError.from_error(refused.error).elicitations
-        except (ValidationError, AttributeError, TypeError):  # what it says of the pages makes no sense
-            raise refused from None
-        if not 0 < len(pages) <= _MOST_PAGES:
-            raise
-        for page in pages:
-            about = ClientRequestContext(session=client.session, request_id=page.elicitation_id or "")
-            answer = await client.session.dispatch_input_request(about, ElicitRequest(params=page))
-            if not isinstance(answer, ElicitResult) or answer.action != "accept":
-                raise
-    return await call()
+        pages = UrlElicitationRequiredError.from_error(exc.error).elicitations
+    except (ValidationError, AttributeError, TypeError):  # what it says of the pages makes no sense
+        return False
+    if not 0 < len(pages) <= _MOST_PAGES:
+        return False
+    for page in pages:
+        about = ClientRequestContext(session=client.session, request_id=page.elicitation_id or "")
+        answer = await client.session.dispatch_input_request(about, ElicitRequest(params=page))
+        if not isinstance(answer, ElicitResult) or answer.action != "accept":
+            return False
+    return True

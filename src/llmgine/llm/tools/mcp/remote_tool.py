@@ -66,7 +66,7 @@ class RemoteTool:
                     raise
                 result = await self.connection.request(call)
         if result.is_error:
-            raise ToolExecutionError(failure_of(result))
+            raise ToolExecutionError(failure_of(result, self.name))
         return returned(result)
 
 

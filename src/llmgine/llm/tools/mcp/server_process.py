@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from llmgine.llm.tools.mcp import leash
 from llmgine.llm.tools.mcp.config import MCPServerConfig
 from llmgine.llm.tools.mcp.message_lines import MessageReader, MessageWriter
 from llmgine.llm.tools.mcp.process_pipes import LINGER, ProcessPipes
+from llmgine.llm.tools.mcp.server_environment import server_environment
 
 __all__ = ["ServerProcess"]
 
@@ -43,17 +45,18 @@ class ServerProcess:
 
     async def __aenter__(self) -> tuple[MessageReader, MessageWriter]:
         """Raises OSError: the process cannot be started."""
-        from mcp.client.stdio import get_default_environment
-
+        config = self._config
+        environment = server_environment(self._name, config)
+        _check(config, environment)
         held, self._leash = os.pipe()
         loop = asyncio.get_running_loop()
         try:
             _, self._pipes = await loop.subprocess_exec(
                 lambda: ProcessPipes(self._name, self._on_end),
                 *(sys.executable, "-I", "-S", str(Path(leash.__file__)), str(held)),
-                *(self._config.command, *self._config.args),
-                env={**get_default_environment(), **self._config.env},
-                cwd=self._config.cwd,
+                *(config.command, *config.args),
+                env=environment,
+                cwd=config.cwd,
                 pass_fds=(held,),
                 start_new_session=True,
             )
@@ -87,15 +90,39 @@ class ServerProcess:
                 pipes.close()
 
     def ended(self) -> str:
-        """Return how the process has ended, "exit code 1", or why; empty if it was asked to, or is still there."""
+        """Return how the process has ended: "with exit code 1", "by SIGKILL".
+
+        It is empty if it was asked to, or is still there.
+        """
         pipes = self._pipes
-        if pipes is None or pipes.problem:
-            return "" if pipes is None else pipes.problem
-        if self._signalled or not pipes.exited.done():
+        if pipes is None or pipes.problem or self._signalled or not pipes.exited.done():
             return ""
         code = pipes.exited.result()
-        return f"exit code {code}" if code >= 0 else f"ended by {signal.Signals(-code).name}"
+        return f"with exit code {code}" if code >= 0 else f"by {signal.Signals(-code).name}"
+
+    def problem(self) -> str:
+        """Return what it has done so that it was not listened to any longer."""
+        return "" if self._pipes is None else self._pipes.problem
 
     def said(self) -> str:
         """Return the last lines on standard error, each cut to a bounded length."""
         return "" if self._pipes is None else " | ".join(self._pipes.said)
+
+
+def _check(config: MCPServerConfig, environment: Mapping[str, str]) -> None:
+    """Raise FileNotFoundError, with a sentence, if there is no such program or folder, as the process would see it."""
+    folder = config.cwd or ""
+    if folder and not Path(folder).is_dir():
+        msg = f"there is no folder '{folder}'"
+        raise FileNotFoundError(msg)
+    command = config.command
+    if Path(command).name != command:
+        path = Path(folder, command).absolute()
+        msg = f"'{command}' is not executable" if path.is_file() else f"there is no program '{command}'"
+        found = shutil.which(str(path))
+    else:
+        msg = f"there is no program '{command}'"
+        places = environment.get("PATH", os.defpath).split(os.pathsep)
+        found = shutil.which(command, path=os.pathsep.join(str(Path(folder, place)) for place in places))
+    if found is None:
+        raise FileNotFoundError(msg)

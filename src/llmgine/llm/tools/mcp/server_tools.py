@@ -55,12 +55,13 @@ class ServerTools:
         self._publish = publish
         self._sleep = sleep
         self._known: dict[str, mcp_types.Tool] = {}
+        """Those that are wanted, by their names, as models know them."""
         self._stale = asyncio.Event()
 
     @property
     def names(self) -> tuple[str, ...]:
         """The names of the tools, as models know them."""
-        return tuple(self._known)
+        return tuple(self._callable())
 
     @property
     def transport(self) -> str:
@@ -87,7 +88,7 @@ class ServerTools:
 
     def drop(self) -> None:
         """Take the tools away."""
-        self._register.replace(self._name, [])
+        self._register.remove(self._name)
         self._known = {}
 
     # What the owner of the connection tells
@@ -167,24 +168,29 @@ class ServerTools:
         wanted = sorted(name for name in found if self._is_wanted(name))
         names = model_names(wanted, config.prefix)
         tools = [tool_of(found[name], names[name], self.connection, config) for name in wanted]
+        before = self._callable()
         for tool in self._register.replace(self._name, tools):
             logger.warning(
                 "The tool '%s' of MCP server '%s' is left out: there is another one of that name. "
                 "Register the server with prefix=, such as '%s_'.",
-                *(tool.name, self._name, self._name),
+                *(tool.name, tool.server, tool.server),
             )
-        before = self._known
-        self._known = {names[name]: found[name] for name in wanted if self._register.is_of(names[name], self._name)}
+        self._known = {names[name]: found[name] for name in wanted}
         if first:
             return
+        now = self._callable()
         changes = MCPToolsChangedEvent(
             server=self._name,
-            added=[name for name in self._known if name not in before],
-            removed=[name for name in before if name not in self._known],
-            changed=[name for name, tool in self._known.items() if name in before and before[name] != tool],
+            added=[name for name in now if name not in before],
+            removed=[name for name in before if name not in now],
+            changed=[name for name, tool in now.items() if name in before and before[name] != tool],
         )
         if changes.added or changes.removed or changes.changed:
             self._publish(changes)
+
+    def _callable(self) -> dict[str, mcp_types.Tool]:
+        """Return the tools whose names no other one has."""
+        return {name: tool for name, tool in self._known.items() if self._register.is_of(name, self._name)}
 
     def _is_wanted(self, name: str) -> bool:
         include, exclude = self._config.include, self._config.exclude

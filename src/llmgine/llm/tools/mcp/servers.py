@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -25,6 +25,7 @@ from llmgine.llm.types import LLMConversation
 if TYPE_CHECKING:
     import mcp_types
     from mcp import Client
+    from pydantic import BaseModel
 
     from llmgine.bus import MessageBus
     from llmgine.llm.tools.mcp.elicitation import OnElicitation
@@ -43,10 +44,14 @@ class MCPServerStatus:
 
     state: State
     protocol_version: str
-    """Empty while there is no connection, as are the next three."""
+    """Empty while there is no connection, as are the next five."""
     server_name: str
     """What it calls itself."""
     server_version: str
+    server_info: Mapping[str, Any]
+    """Both, and what else it says of itself, in the words of the protocol."""
+    capabilities: Mapping[str, Any]
+    """What it can do, in these words: `{"tools": {"listChanged": True}}`."""
     instructions: str
     """What it says about how its tools are to be used."""
     tools: tuple[str, ...]
@@ -98,24 +103,22 @@ class MCPServers:
     async def load(self) -> bool:
         """Return whether the SDK is there, and import it. If not, say so in a warning, once."""
         try:
-            await run_in_thread(lambda: import_module("mcp"), "import mcp")  # it takes long enough to be noticed
-        except ImportError:
+            await _import_sdk()
+        except MissingExtraError as exc:
             if not self._warned:
                 self._warned = True
-                logger.warning("%s MCP servers are left out.", MissingExtraError("mcp", "Using MCP servers"))
+                logger.warning("%s MCP servers are left out.", exc)
             return False
         return True
 
     async def connect(self, name: str, config: MCPServerConfig) -> None:
-        """Connect to a server, and add its tools.
+        """Connect to a server, and add its tools. The order of the tools is that of these calls.
 
         Raises:
             MCPConnectionError: it does not come up; it has left nothing behind.
             ConfigurationError: there is a server of that name already.
             MissingExtraError: the extra `mcp` is not installed.
         """
-        if not await self.load():
-            raise MissingExtraError("mcp", "Using MCP servers")
         known = self._servers.get(name)
         if not name or (known is not None and known.connection.state is not State.CLOSED):
             msg = f"There is an MCP server '{name}' already." if name else "An MCP server needs a name."
@@ -124,7 +127,9 @@ class MCPServers:
         target = ServerTarget(name, config, self._callbacks(name, config, server))
         server.connection = Connection(target, server, random=self._random, sleep=self._sleep, clock=self._clock)
         self._servers[name] = server
+        self._register.reserve(name)
         try:
+            await _import_sdk()
             await server.connection.connect()
         except BaseException:
             self._forget(name, server)
@@ -158,6 +163,8 @@ class MCPServers:
             protocol_version="" if client is None else client.protocol_version,
             server_name="" if info is None else info.name,
             server_version="" if info is None else info.version,
+            server_info={} if info is None else _data(info),
+            capabilities={} if client is None else _data(client.server_capabilities),
             instructions=(client.instructions if client is not None else None) or "",
             tools=server.names,
             restarts=connection.restarts,
@@ -171,8 +178,12 @@ class MCPServers:
         version = "" if client is None else client.protocol_version
         return {"server": name, "protocol_version": version, "transport": server.transport}
 
+    async def list_tools(self, name: str) -> list[mcp_types.Tool]:
+        """Return the tools that a server has, also those that are left out. This and the next ones raise `MCPError`."""
+        return await self._ask(name, lambda client: all_pages(name, client.list_tools, "tools"))
+
     async def list_resources(self, name: str) -> list[mcp_types.Resource]:
-        """Return what there is to read. This and the next ones raise `MCPError`."""
+        """Return what there is to read."""
         return await self._ask(name, lambda client: all_pages(name, client.list_resources, "resources"))
 
     async def list_resource_templates(self, name: str) -> list[mcp_types.ResourceTemplate]:
@@ -257,3 +268,14 @@ class MCPServers:
             await bus.publish(event, await_processing=False)
         except LLMgineError as exc:  # the bus has been stopped, or is full
             logger.debug("%s has not been published: %s", type(event).__name__, exc)
+
+
+def _data(model: BaseModel) -> dict[str, Any]:
+    return model.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+
+async def _import_sdk() -> None:
+    try:
+        await run_in_thread(lambda: import_module("mcp"), "import mcp")  # it takes long enough to be noticed
+    except ImportError as exc:
+        raise MissingExtraError("mcp", "Using MCP servers") from exc

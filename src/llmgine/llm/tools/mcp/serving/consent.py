@@ -47,6 +47,8 @@ async def refused(
             return failure(f"Error: the call of {prepared.tool.name} was not run: asking for it failed: {error}.")
     if answer.action == "accept":
         return None
+    if answer.action == "cancel":  # the question was closed, or there was nobody to see it
+        return failure(f"Error: the call of {prepared.tool.name} was not run: the question about it was not answered.")
     return failure(f"Error: the call of {prepared.tool.name} was denied by the user. Do not call it again unasked.")
 
 
