@@ -28,8 +28,9 @@ test-pythons: $(VENV)/.dev ## Run all tests on every supported Python that is he
 			INSTALL="$(BIN)/uv pip install --quiet --python .venv-$$v" || exit 1; \
 		else echo "== Python $$v is not installed: skipped"; fi; done
 
-test-providers: ## Run the tests of the providers with all of their libraries
-	@$(MAKE) --no-print-directory test VENV=.venv-providers LOCKED=providers ARGS="tests/llm/providers $(ARGS)"
+test-providers: $(VENV)/.dev ## Run the tests of the providers with all of their libraries
+	@$(MAKE) --no-print-directory test VENV=.venv-providers LOCKED=providers \
+		INSTALL="$(BIN)/uv pip install --quiet --python .venv-providers" ARGS="tests/llm/providers $(ARGS)"
 
 check: format lint types layers $(VENV)/.tested ## Everything a change must pass (tests that did, on these files, are not run again)
 	@echo "All checks have passed; the tests, on $$(date -r $(VENV)/.tested '+%Y-%m-%d at %H:%M')."

@@ -152,6 +152,8 @@ CONTRACT = {
     "llmgine.llm.tools": ["ToolCall"],
     "llmgine.llm.tools.toolCall": ["ToolCall"],
     "llmgine.llm.tools.tool_manager": ["ToolManager"],
+    "llmgine.llm.tools.mcp": ["LLMgineMCPServer", "create_llmgine_mcp_server"],
+    "llmgine.llm.tools.mcp.mcp_tool_adapter": ["ToolAdapter"],
     "llmgine.llm.tools.tool_events": [
         "ToolManagerEvent",
         "ToolRegisterEvent",
