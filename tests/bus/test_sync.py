@@ -8,10 +8,12 @@ import signal
 import sys
 import textwrap
 import threading
+import time
 import traceback
 from collections.abc import Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -251,7 +253,15 @@ def test_an_interrupt_cancels_the_command() -> None:
 
     def interrupt() -> None:
         handler.inside.wait()
+        while not waits():  # the handler may begin before its caller has come to wait for it
+            time.sleep(0.001)
         signal.pthread_kill(main, signal.SIGINT)
+
+    def waits() -> bool:
+        frame: FrameType | None = sys._current_frames()[main]
+        while frame is not None and frame.f_code is not sync._wait.__code__:
+            frame = frame.f_back
+        return frame is not None
 
     thread = threading.Thread(target=interrupt)
     thread.start()

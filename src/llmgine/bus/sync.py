@@ -149,11 +149,13 @@ class SynchronousBus:
         self._refuse_to_block(advice)
         bus = MessageBus()
         loop = bus.loop or self._start_in_background(bus)
-        future = _submit(work(bus), loop)
+        future: Future[T] | None = None
         try:
+            future = _submit(work(bus), loop)
             return _wait(future, loop)
         except BaseException:
-            if not (future.done() or loop.is_closed()):  # a signal: Ctrl-C, or another whose handler raises
+            # A signal: Ctrl-C, or another whose handler raises.
+            if future is not None and not (future.done() or loop.is_closed()):
                 future.cancel()
             raise
 
