@@ -6,13 +6,14 @@ import math
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from typing import Any, cast
 from urllib.parse import urlsplit
 
 from llmgine.errors import ConfigurationError
 from llmgine.llm.tools.effects import Effect
 
-__all__ = ["MCPServerConfig"]
+__all__ = ["MCPServerConfig", "matches"]
 
 _PREFIX = re.compile(r"[A-Za-z0-9_-]{0,60}")
 _HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # a token of RFC 9110
@@ -90,6 +91,11 @@ class MCPServerConfig:
             _check_seconds("timeout", self.timeout)
         _check_seconds("connect_timeout", self.connect_timeout)
 
+    def must_be_approved(self, name: str) -> bool:
+        """Return whether a person must agree to what has this name on the server."""
+        required = self.requires_approval
+        return required if isinstance(required, bool) else matches(name, required)
+
     def _check_process(self) -> None:
         if self.headers:
             msg = "headers are sent to a url; a command gets its secrets in env."
@@ -148,6 +154,11 @@ class MCPServerConfig:
     def _set(self, **fields: object) -> None:
         for name, value in fields.items():
             object.__setattr__(self, name, value)
+
+
+def matches(name: str, patterns: tuple[str, ...]) -> bool:
+    """Return whether a name on a server is one of those, in which `*` stands for anything."""
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def _check_text(name: str, given: object) -> None:

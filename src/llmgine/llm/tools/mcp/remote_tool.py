@@ -7,7 +7,6 @@ import logging
 from collections.abc import Generator
 from contextlib import contextmanager
 from contextvars import ContextVar, copy_context
-from fnmatch import fnmatchcase
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self, cast
 
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
     from mcp import Client
     from mcp_types import RequestParamsMeta
 
-__all__ = ["RemoteTool", "current_call", "matches", "tool_of"]
+__all__ = ["RemoteTool", "current_call", "tool_of"]
 
 logger = logging.getLogger("llmgine.mcp")
 
@@ -130,7 +129,6 @@ def tool_of(listed: mcp_types.Tool, name: str, connection: Connection, config: M
         config: what is wanted of the server.
     """
     effect = _effect(listed, config)
-    approval = config.requires_approval
     schema = {"properties": {}, **listed.input_schema}  # some providers do not take an object without
     properties, required = schema["properties"], schema.get("required")
     return Tool(
@@ -148,16 +146,11 @@ def tool_of(listed: mcp_types.Tool, name: str, connection: Connection, config: M
         json_schema=schema,
         validator=SchemaValidator(schema),
         effect=effect,
-        requires_approval=approval if isinstance(approval, bool) else matches(listed.name, approval),
+        requires_approval=config.must_be_approved(listed.name),
         injected={_CONTEXT: ToolContext},
         output_schema=listed.output_schema,
         server=connection.target.name,
     )
-
-
-def matches(name: str, patterns: tuple[str, ...]) -> bool:
-    """Return whether a name on a server is one of those, in which `*` stands for anything."""
-    return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def _effect(listed: mcp_types.Tool, config: MCPServerConfig) -> Effect:

@@ -15,7 +15,6 @@ from llmgine.errors import ApprovalError, BudgetExceededError, ConfigurationErro
 from llmgine.llm.approvals import Approvals
 from llmgine.llm.providers.images import image_part
 from llmgine.llm.tools.mcp.config import MCPServerConfig
-from llmgine.llm.tools.mcp.remote_tool import matches
 from llmgine.llm.tools.mcp.server_question import MAX_OPEN, ServerQuestion
 from llmgine.llm.tools.tool_context import ToolContext
 from llmgine.llm.types import FinishReason, LLMMessage, LLMResponse
@@ -115,7 +114,7 @@ class AskModel:
         messages = _messages(params)
         now = asyncio.get_running_loop().time
         left = None if context.deadline is None else context.deadline - now()
-        if _must_be_approved(config):
+        if config.must_be_approved(METHOD):
             await self._approve(server, messages, params.max_tokens, context)
         try:
             async with asyncio.timeout(left):
@@ -182,8 +181,3 @@ def _shown(message: LLMMessage) -> LLMMessage:
     if isinstance(content, str):
         return message
     return {**message, "content": [each if each["type"] == "text" else {"type": "a picture"} for each in content]}
-
-
-def _must_be_approved(config: MCPServerConfig) -> bool:
-    required = config.requires_approval
-    return required if isinstance(required, bool) else matches(METHOD, required)

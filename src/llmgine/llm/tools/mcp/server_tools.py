@@ -7,7 +7,7 @@ import logging
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
-from llmgine.llm.tools.mcp.config import MCPServerConfig
+from llmgine.llm.tools.mcp.config import MCPServerConfig, matches
 from llmgine.llm.tools.mcp.connection import RESTARTS, Connection
 from llmgine.llm.tools.mcp.events import (
     MCPServerConnectedEvent,
@@ -18,7 +18,7 @@ from llmgine.llm.tools.mcp.events import (
 )
 from llmgine.llm.tools.mcp.names import model_names
 from llmgine.llm.tools.mcp.pages import all_pages
-from llmgine.llm.tools.mcp.remote_tool import current_call, matches, tool_of
+from llmgine.llm.tools.mcp.remote_tool import current_call, tool_of
 from llmgine.llm.tools.tool_context import ToolContext
 from llmgine.llm.tools.tool_register import ToolRegister
 

@@ -12,12 +12,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from llmgine.errors import ConfigurationError, LLMgineError, MCPError, MissingExtraError
 from llmgine.llm.tools.mcp.config import MCPServerConfig
-from llmgine.llm.tools.mcp.connection import Connection, State
 from llmgine.llm.tools.mcp.content import part_of
-from llmgine.llm.tools.mcp.events import MCPServerEvent
 from llmgine.llm.tools.mcp.pages import all_pages
-from llmgine.llm.tools.mcp.server_tools import ServerTools
-from llmgine.llm.tools.mcp.targets import ServerTarget
 from llmgine.llm.tools.threads import run_in_thread
 from llmgine.llm.tools.tool_register import ToolRegister
 from llmgine.llm.types import LLMConversation
@@ -28,8 +24,11 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
     from llmgine.bus import MessageBus
+    from llmgine.llm.tools.mcp.connection import State
     from llmgine.llm.tools.mcp.elicitation import OnElicitation
+    from llmgine.llm.tools.mcp.events import MCPServerEvent
     from llmgine.llm.tools.mcp.sampling import OnSampling
+    from llmgine.llm.tools.mcp.server_tools import ServerTools
 
 __all__ = ["MCPServerStatus", "MCPServers"]
 
@@ -119,6 +118,11 @@ class MCPServers:
             ConfigurationError: there is a server of that name already.
             MissingExtraError: the extra `mcp` is not installed.
         """
+        # On first use: engines have this object also where there are no servers.
+        from llmgine.llm.tools.mcp.connection import Connection, State
+        from llmgine.llm.tools.mcp.server_tools import ServerTools
+        from llmgine.llm.tools.mcp.targets import ServerTarget
+
         known = self._servers.get(name)
         if not name or (known is not None and known.connection.state is not State.CLOSED):
             msg = f"There is an MCP server '{name}' already." if name else "An MCP server needs a name."
